@@ -1,0 +1,3 @@
+"""streamer: an endless video, steered by prompts while it plays.  Importing the package costs nothing."""
+
+__version__ = "0.1.0"

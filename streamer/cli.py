@@ -1,0 +1,363 @@
+"""The command line: wires the parts together.
+
+Each command imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import click
+
+from streamer import __version__
+from streamer.errors import ConfigError, StreamerError
+
+if TYPE_CHECKING:
+    from streamer.config import Config
+    from streamer.engine.handle import Engine
+    from streamer.offline import Score
+    from streamer.stream import Prompt, Script
+
+P = ParamSpec("P")
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, by the shells' convention."""
+
+
+def fails_clearly(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn this project's errors into one sentence on stderr and exit status 2."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except StreamerError as error:
+            click.echo(f"streamer: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("\nstreamer: stopped", err=True)
+            sys.exit(INTERRUPTED)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="streamer")
+def main() -> None:
+    """Type a prompt, watch an endless video while it is being made, change it mid-stream."""
+
+
+config_option = click.option(
+    "--config",
+    "source",
+    metavar="NAME|FILE",
+    help="A shipped configuration by name (storybook, pattern) or a JSON file.",
+)
+
+
+# ---- serve --------------------------------------------------------------------------------------
+
+
+@main.command()
+@config_option
+@click.option("--host", help="Address to bind.  [default: 127.0.0.1, this machine only]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+@click.option("--open/--no-open", "open_page", default=False, help="Open the page in a browser.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="warning")
+@fails_clearly
+def serve(
+    source: str | None, host: str | None, port: int | None, open_page: bool, log_level: str
+) -> None:
+    """Serve the page and the streams."""
+    import logging
+
+    from streamer.config import load_config
+    from streamer.server.run import run_server
+
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    config = load_config(source)
+    changed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    server = config.server.model_copy(update=changed)
+    config = config.model_copy(update={"server": server})
+    screen = ServeScreen(config.title or config.name, open_page)
+    run_server(config, on_bound=screen.bound, on_progress=screen.loading)
+
+
+class ServeScreen:
+    """What `serve` prints: the address, the progress of loading, and that it is ready."""
+
+    def __init__(self, title: str, open_page: bool) -> None:
+        self._title = title
+        self._open_page = open_page
+        self._is_ready = False
+
+    def bound(self, url: str) -> None:
+        """The socket listens: the page can be opened while the model still loads."""
+        click.echo(f"streamer {__version__} · {self._title}\n\n    {url}\n")
+        if self._open_page:
+            click.launch(url)
+
+    def loading(self, progress: float, stage: str) -> None:
+        """One line that grows; called on the event loop."""
+        if self._is_ready:
+            return
+        self._is_ready = progress >= 1
+        if sys.stdout.isatty():
+            bar = "█" * round(progress * 24)
+            click.echo(f"\r  {bar:<24} {progress:4.0%} {stage:<32}", nl=self._is_ready)
+        if self._is_ready:
+            click.echo("  ready; Ctrl-C stops it")
+
+
+# ---- generate and replay ------------------------------------------------------------------------
+
+
+@main.command()
+@config_option
+@click.option("--prompt", required=True, help="What the stream begins with.")
+@click.option(
+    "--prompt-at",
+    "later",
+    type=(float, str),
+    multiple=True,
+    metavar="SECONDS TEXT",
+    help="Change the prompt at this time; may be given several times.",
+)
+@click.option(
+    "--transition",
+    type=click.Choice(["cut", "swap", "recache", "blend", "scene"]),
+    help="How later prompts come in.  [default: the model's]",
+)
+@click.option("--blend-blocks", type=click.IntRange(1, 64), default=4, show_default=True)
+@click.option("--seconds", type=float, default=8.0, show_default=True, help="Length of the clip.")
+@click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="[default: a new one]")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The MP4 to write.")
+@click.option("--script", "script_out", type=click.Path(path_type=Path), help="Save the script.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+@fails_clearly
+def generate(
+    source: str | None,
+    prompt: str,
+    later: tuple[tuple[float, str], ...],
+    transition: str | None,
+    blend_blocks: int,
+    seconds: float,
+    seed: int | None,
+    out: Path,
+    script_out: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a clip, through the same code as a live stream."""
+    from streamer.config import load_config
+    from streamer.offline import score_from_prompts
+    from streamer.stream import Prompt, Script, StreamSpec, Transition, TransitionKind
+
+    config = load_config(source)
+    way = Transition(TransitionKind(transition), blend_blocks) if transition else None
+    prompts: list[tuple[float, Prompt]] = [(0.0, Prompt("p0", prompt))]
+    prompts += [(at, Prompt(f"p{i}", text, way)) for i, (at, text) in enumerate(later, start=1)]
+    section = config.stream
+    score = score_from_prompts(section, prompts, seconds)
+    spec = StreamSpec(
+        model=config.name,
+        seed=secrets.randbelow(2**32) if seed is None else seed,
+        width=section.width,
+        height=section.height,
+        fps=section.fps,
+    )
+    render_command(config, Script(spec), score, out, as_json, script_out)
+
+
+@main.command()
+@click.argument("script", type=click.Path(path_type=Path))
+@config_option
+@click.option("--seconds", type=float, help="[default: as long as the stream was]")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The MP4 to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+@fails_clearly
+def replay(
+    script: Path, source: str | None, seconds: float | None, out: Path, as_json: bool
+) -> None:
+    """Render again what a live stream showed, from its script."""
+    from streamer.config import load_config
+    from streamer.offline import score_from_script
+    from streamer.stream import Script
+
+    try:
+        with script.open(encoding="utf-8") as file:
+            recorded = Script.read(file, str(script))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{script}: cannot be read: {error}") from error
+    config = load_config(source or recorded.spec.model)
+    score = score_from_script(config.stream, recorded, seconds)
+    render_command(config, recorded, score, out, as_json, None)
+
+
+def render_command(
+    config: Config,
+    script: Script,
+    score: Score,
+    out: Path,
+    as_json: bool,
+    script_out: Path | None,
+) -> None:
+    """Render a score into `out` with a progress bar, and say what was made."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from streamer.engine.handle import Engine
+    from streamer.offline import ClipWriter, Rendered, render_to_file
+
+    driver = None
+
+    async def work() -> Rendered:
+        nonlocal driver
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with (
+            ClipWriter(out, script.spec.width, script.spec.height, script.spec.fps) as writer,
+            Progress(*columns, console=Console(stderr=True)) as progress,
+        ):
+            task = progress.add_task("loading", total=1.0)
+            engine = Engine(
+                config,
+                on_progress=lambda done, stage: progress.update(
+                    task, completed=done, description=stage
+                ),
+            )
+            try:
+                await engine.start()
+                driver = new_driver(engine, config, script)
+                progress.update(task, description="making", total=score.num_frames, completed=0)
+                return await render_to_file(
+                    driver, score, writer, lambda frames: progress.update(task, completed=frames)
+                )
+            finally:
+                await engine.close()
+
+    if script_out is not None:
+        require_writable(script_out)
+    made = run_interruptibly(work())
+    assert driver is not None
+    if script_out is not None:
+        script_out.write_text("".join(f"{line}\n" for line in driver.script.lines()))
+    report(made, driver.script, config, out, as_json)
+
+
+def new_driver(engine: Engine, config: Config, script: Script) -> Any:
+    """The driver of an offline rendering."""
+    from streamer.driver import StreamDriver
+
+    return StreamDriver(engine, script.spec, config.stream)
+
+
+def report(made: Any, script: Script, config: Config, out: Path, as_json: bool) -> None:
+    """Print what was made: a line for people, or JSON."""
+    from streamer.offline import frames_per_block
+    from streamer.stream import Prompt
+
+    fps = script.spec.fps
+    block_s = frames_per_block(config.stream) / fps
+    summary = {
+        "out": str(out),
+        "model": script.spec.model,
+        "seed": script.spec.seed,
+        "width": script.spec.width,
+        "height": script.spec.height,
+        "fps": fps,
+        "frames": made.num_frames,
+        "seconds": made.num_frames / fps,
+        "blocks": made.num_blocks,
+        "bytes": out.stat().st_size,
+        "wall_s": round(made.wall_s, 3),
+        "fps_generated": round(made.num_frames / made.wall_s, 2),
+        "prompts": [
+            {"at_s": block * block_s, "block": block, "text": event.text}
+            for block, event in script.events
+            if isinstance(event, Prompt)
+        ],
+    }
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+    else:
+        click.echo(
+            f"{out}: {summary['seconds']:.2f} s, {made.num_frames} frames of "
+            f"{script.spec.width}x{script.spec.height}, seed {script.spec.seed}, "
+            f"made at {summary['fps_generated']} frames a second"
+        )
+
+
+def require_writable(path: Path) -> None:
+    """Raise OutputError unless a file can be made at `path`; leaves what is there alone."""
+    from streamer.errors import OutputError
+
+    try:
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def run_interruptibly[T](work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; Ctrl-C or SIGTERM cancels it, so that files are closed and workers ended."""
+
+    async def guarded() -> T:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+# ---- config -------------------------------------------------------------------------------------
+
+
+@main.group(name="config")
+def config_group() -> None:
+    """Look at and check configurations."""
+
+
+@config_group.command(name="schema")
+@fails_clearly
+def config_schema() -> None:
+    """Print the JSON Schema of a configuration file."""
+    from streamer.config import Config
+
+    click.echo(json.dumps(Config.model_json_schema(), indent=2))
+
+
+@config_group.command(name="show")
+@click.argument("source", metavar="NAME|FILE", default="storybook")
+@fails_clearly
+def config_show(source: str) -> None:
+    """Print a configuration with every default filled in."""
+    from streamer.config import load_config
+
+    click.echo(load_config(source).model_dump_json(indent=2))
+
+
+@config_group.command(name="list")
+@fails_clearly
+def config_list() -> None:
+    """List the shipped configurations."""
+    from streamer.config import configs_dir, load_config
+
+    for path in sorted(configs_dir().glob("*.json")):
+        config = load_config(path)
+        stream = config.stream
+        size = f"{stream.width}x{stream.height}"
+        click.echo(f"{config.name:<24} {size:>9}  {stream.fps} fps  {config.title}")

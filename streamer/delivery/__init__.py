@@ -1,0 +1,1 @@
+"""From frames to viewers: encode once, fan out, WebRTC."""

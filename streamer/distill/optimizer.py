@@ -1,0 +1,157 @@
+"""Muon: orthogonalised momentum for matrices, AdamW for everything else, in one optimiser.
+
+Keller Jordan 2024, https://kellerjordan.github.io/posts/muon/; AdamW: Loshchilov and Hutter 2019,
+arXiv:1711.05101.
+A parameter without a gradient in a step is left alone, so stages may train one network of several
+in a step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_MUON_MOMENTUM = 0.95
+_ADAM_BETAS = (0.9, 0.95)
+_ADAM_EPSILON = 1e-8
+
+
+class _Group(TypedDict):
+    params: list[nn.Parameter]
+    is_muon: bool
+    lr: float
+    base_lr: float
+    weight_decay: float
+
+
+def orthogonalise(matrices: Tensor, num_steps: int = 5) -> Tensor:
+    """Push all singular values of each matrix towards 1 (they end in about 0.7..1.2).
+
+    matrices, result: [K,M,N].  Newton-Schulz iteration of degree five with Keller Jordan's
+    coefficients; bfloat16 on a GPU, float32 elsewhere.
+    """
+    a, b, c = _COEFFICIENTS
+    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    is_tall = x.shape[-2] > x.shape[-1]
+    if is_tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(num_steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if is_tall else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon on the groups with `is_muon`, AdamW on the others.  `lr` may be changed between
+    steps."""
+
+    def __init__(self, groups: Iterable[_Group]) -> None:
+        super().__init__([dict(group) for group in groups], defaults={})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Apply the gradients.  A closure is not supported: raises ValueError when one is given."""
+        if closure is not None:
+            raise ValueError("Muon.step takes no closure; compute the loss before calling it")
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if group["is_muon"]:
+                self._step_muon(parameters, group["lr"], group["weight_decay"])
+            else:
+                self._step_adam(parameters, group["lr"], group["weight_decay"])
+        return None
+
+    def _step_muon(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+        for parameter in parameters:
+            state = self._state_of(parameter, ("momentum",))
+            gradient = parameter.grad
+            assert gradient is not None
+            momentum = state["momentum"].lerp_(gradient, 1 - _MUON_MOMENTUM)
+            update = gradient.lerp(momentum, _MUON_MOMENTUM).flatten(1)
+            by_shape[(update.shape[0], update.shape[1])].append((parameter, update))
+        for (rows, columns), entries in by_shape.items():
+            scale = max(1.0, rows / columns) ** 0.5
+            updates = orthogonalise(torch.stack([update for _, update in entries]))
+            for (parameter, _), update in zip(entries, updates, strict=True):
+                parameter.mul_(1 - lr * weight_decay)
+                parameter.add_(update.reshape(parameter.shape), alpha=-lr * scale)
+
+    def _step_adam(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        first_beta, second_beta = _ADAM_BETAS
+        for parameter in parameters:
+            state = self._state_of(parameter, ("first", "second"))
+            gradient = parameter.grad
+            assert gradient is not None
+            count = state["count"] = state["count"] + 1
+            first = state["first"].lerp_(gradient, 1 - first_beta)
+            second = state["second"].lerp_(gradient.square(), 1 - second_beta)
+            spread = (second / (1 - second_beta**count)).sqrt_().add_(_ADAM_EPSILON)
+            parameter.mul_(1 - lr * weight_decay)
+            parameter.addcdiv_(first, spread, value=-lr / (1 - first_beta**count))
+
+    def _state_of(self, parameter: nn.Parameter, buffers: tuple[str, ...]) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[parameter]
+        if not state:
+            state["count"] = 0
+            for name in buffers:
+                state[name] = torch.zeros_like(parameter)
+        return state
+
+
+def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon suits it: at least two axes, at least 16 rows and columns, and not an embedding
+    table or a head.
+
+    Names that contain "embed" or "head" keep AdamW: their rows are looked up or read apart, not
+    multiplied as a map.
+    """
+    if parameter.dim() < 2 or "embed" in name or "head" in name:
+        return False
+    rows = parameter.shape[0]
+    return min(rows, parameter.numel() // rows) >= 16
+
+
+def build_optimizer(
+    modules: Iterable[nn.Module],
+    *,
+    muon_lr: float = 0.02,
+    adam_lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    suits_muon: Callable[[str, nn.Parameter], bool] = is_matrix,
+) -> Muon:
+    """Muon for the matrices and convolutions of `modules`, AdamW for the rest; frozen parameters
+    are left out.
+
+    weight_decay: per step and unit of learning rate, on the Muon group only.
+    """
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                (matrices if suits_muon(name, parameter) else others).append(parameter)
+    groups: list[_Group] = []
+    if matrices:
+        groups.append(_group(matrices, True, muon_lr, weight_decay))
+    if others:
+        groups.append(_group(others, False, adam_lr, 0.0))
+    if not groups:
+        raise ValueError("build_optimizer: no parameter requires a gradient; is everything frozen?")
+    return Muon(groups)
+
+
+def _group(params: list[nn.Parameter], is_muon: bool, lr: float, weight_decay: float) -> _Group:
+    return {
+        "params": params,
+        "is_muon": is_muon,
+        "lr": lr,
+        "base_lr": lr,
+        "weight_decay": weight_decay,
+    }

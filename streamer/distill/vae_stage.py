@@ -1,0 +1,260 @@
+"""VAEStage: trains the embedded autoencoder on clips of the storybook world, rendered as it goes.
+
+The posterior has a fixed width: noise of LATENT_NOISE is added to the encoder's output, and its
+square is kept small, which
+is a KL divergence up to constants (Kingma and Welling 2014, arXiv:1312.6114, appendix B).  The
+decoder so learns to bear
+latents that are slightly off, as a transformer's are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from streamer.distill.optimizer import Muon, build_optimizer
+from streamer.distill.trainer import Trainer, TrainerConfig, find_checkpoints
+from streamer.distill.world import Renderer, sample_specs
+from streamer.models.tiny_vae import STORYBOOK, TinyVAE, TinyVAEConfig, save_vae
+
+LATENT_NOISE = 0.1
+_HELD_OUT = 1 << 40
+
+
+class ClipSource(Protocol):
+    """Where clips come from."""
+
+    def clips(self, index: int) -> Tensor:
+        """The index-th pool of clips, always the same one: uint8 [B,T,3,H,W]."""
+
+
+class WorldClips:
+    """Pools of clips of the storybook world; every other clip changes its prompt on the way."""
+
+    def __init__(
+        self, *, seed: int = 0, num_clips: int = 12, num_frames: int = 8, device: str = "cpu"
+    ) -> None:
+        self._renderer = Renderer(device)
+        self._seed = seed
+        self._num_clips = num_clips
+        self._num_frames = num_frames
+
+    def clips(self, index: int) -> Tensor:
+        """Render pool `index`: uint8 [B,T,3,H,W]."""
+        generator = torch.Generator().manual_seed((self._seed << 48) + index)
+        count = self._num_clips
+        changing = count // 2
+        specs = sample_specs(count, generator)
+        targets = sample_specs(changing, generator)
+        seeds = torch.randint(1 << 31, (count,), generator=generator).tolist()
+        start_s = float(torch.rand((), generator=generator)) * 20
+        still = self._renderer.render(
+            specs[changing:], seeds[changing:], self._num_frames, start_s=start_s
+        )
+        moving = self._renderer.render(
+            specs[:changing],
+            seeds[:changing],
+            self._num_frames,
+            start_s=start_s,
+            switch_to=targets,
+            switch_s=start_s + 0.1,
+        )
+        return torch.cat([moving, still])
+
+
+@dataclass(frozen=True)
+class VAEStageConfig:
+    """Weights of the losses and sizes of a batch.
+
+    crop_px: side of the square crops, a multiple of the spatial reduction.  steps_per_pool: steps
+    before a new pool.
+    """
+
+    crop_px: int = 128
+    crops: int = 4
+    steps_per_pool: int = 8
+    muon_lr: float = 0.02
+    adam_lr: float = 2e-3
+    edge_weight: float = 1.0
+    fine_weight: float = 1.0
+    motion_weight: float = 0.5
+    latent_weight: float = 3e-4
+
+
+class VAEStage:
+    """The autoencoder, its losses and its clips.  Renders the next pool in a thread while the
+    present one is used."""
+
+    def __init__(
+        self,
+        clips: ClipSource,
+        config: VAEStageConfig | None = None,
+        vae_config: TinyVAEConfig = STORYBOOK,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.config = config or VAEStageConfig()
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            vae = TinyVAE(vae_config)
+        self.vae = vae.to(self.device).to(memory_format=torch.channels_last)
+        self._clips = clips
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="render")
+        self._pools: dict[int, Future[Tensor]] = {}
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The autoencoder."""
+        return {"vae": self.vae}
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The autoencoder."""
+        return ("vae",)
+
+    def build_optimizer(self) -> Muon:
+        """Muon for the wide convolutions, AdamW for first and last layers and biases."""
+        return build_optimizer([self.vae], muon_lr=self.config.muon_lr, adam_lr=self.config.adam_lr)
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Reconstruction of random crops: L1 of pixels, edges, fine detail and motion, plus the
+        latents' square."""
+        video = self._crops(self._pool(step // self.config.steps_per_pool), generator)
+        latents, _ = self.vae.encode(video)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        output, _ = self.vae.decode_raw(latents + LATENT_NOISE * noise)
+        gap = output - video
+        pixel = gap.abs().mean()
+        edge, fine, motion = _edge(gap), _fine(gap), _motion(gap)
+        size = latents.square().mean()
+        config = self.config
+        loss = pixel + config.edge_weight * edge + config.fine_weight * fine
+        loss = loss + config.motion_weight * motion + config.latent_weight * size
+        psnr = -10 * gap.detach().square().mean().log10()
+        numbers = {
+            "pixel": pixel,
+            "edge": edge,
+            "fine": fine,
+            "latent_square": size,
+            "psnr_db": psnr,
+        }
+        return loss, {name: value.item() for name, value in numbers.items()}
+
+    @torch.no_grad()
+    def sample_sheet(self, path: Path) -> dict[str, float]:
+        """Held-out clips, their reconstruction and the difference times four; returns the held-out
+        PSNR in dB."""
+        video = self._held_out()[:8]
+        latents, _ = self.vae.encode(video)
+        output, _ = self.vae.decode(latents)
+        psnr = -10 * (output - video).square().mean((1, 2, 3, 4)).clamp_min(1e-10).log10()
+        rows = []
+        for frame in (0, video.shape[1] - 1):
+            true, made = video[:, frame], output[:, frame]
+            for pictures in (true, made, ((made - true).abs() * 4).clamp(0, 1)):
+                rows.append(torch.cat(list(pictures[:6]), dim=2))
+        sheet = (torch.cat(rows, dim=1).permute(1, 2, 0).cpu() * 255).round().to(torch.uint8)
+        Image.fromarray(sheet.numpy()).save(path)
+        return {"held_out_psnr_db": psnr.mean().item(), "held_out_worst_db": psnr.min().item()}
+
+    @torch.no_grad()
+    def export(self, directory: Path) -> None:
+        """Write the autoencoder for `load_vae`, with mean and deviation of every latent channel
+        measured."""
+        vae = copy.deepcopy(self.vae)
+        latents, _ = vae.encode(self._held_out())
+        vae.latent_mean.copy_(latents.mean((0, 1, 3, 4)))
+        vae.latent_std.copy_(latents.std((0, 1, 3, 4)).clamp_min(1e-3))
+        save_vae(vae, directory)
+
+    def _held_out(self) -> Tensor:
+        pools = [self._clips.clips(_HELD_OUT + number) for number in range(2)]
+        return torch.cat(pools).to(self.device).float() / 255
+
+    def _pool(self, index: int) -> Tensor:
+        for number in (index, index + 1):
+            if number not in self._pools:
+                self._pools[number] = self._executor.submit(self._clips.clips, number)
+        self._pools = {n: pool for n, pool in self._pools.items() if n >= index}
+        return self._pools[index].result()
+
+    def _crops(self, pool: Tensor, generator: torch.Generator) -> Tensor:
+        """Random clips and places: float [crops,T,3,crop_px,crop_px] in 0..1, mirrored half of the
+        time."""
+        count, _, _, height, width = pool.shape
+        side = self.config.crop_px
+        crops = []
+        for _ in range(self.config.crops):
+            clip, top, left, is_mirrored = (
+                int(torch.randint(limit, (), generator=generator))
+                for limit in (count, height - side + 1, width - side + 1, 2)
+            )
+            crop = pool[clip, :, :, top : top + side, left : left + side]
+            crops.append(crop.flip(-1) if is_mirrored else crop)
+        return torch.stack(crops).to(self.device).float() / 255
+
+
+def _edge(gap: Tensor) -> Tensor:
+    """L1 of the horizontal and vertical differences of neighbours."""
+    return gap.diff(dim=-1).abs().mean() + gap.diff(dim=-2).abs().mean()
+
+
+def _fine(gap: Tensor) -> Tensor:
+    """L1 of what a 4x4 mean cannot show, at full and at half size: the bands just above it."""
+    flat = gap.flatten(0, 1)
+    half = F.avg_pool2d(flat, 2)
+    return _detail(flat) + _detail(half)
+
+
+def _detail(flat: Tensor) -> Tensor:
+    small = F.avg_pool2d(flat, 4)
+    return (flat - F.interpolate(small, scale_factor=4, mode="nearest")).abs().mean()
+
+
+def _motion(gap: Tensor) -> Tensor:
+    """L1 of the differences of neighbouring frames: flicker costs more than a steady fault."""
+    return gap.diff(dim=1).abs().mean()
+
+
+def main() -> None:
+    """Train from the command line: `python -m streamer.distill.vae_stage --out DIR --minutes
+    20`."""
+    parser = argparse.ArgumentParser(description="Train the storybook autoencoder.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--crops", type=int, default=VAEStageConfig.crops)
+    parser.add_argument("--muon-lr", type=float, default=VAEStageConfig.muon_lr)
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    stage = VAEStage(
+        WorldClips(seed=options.seed, device=options.device),
+        VAEStageConfig(crops=options.crops, muon_lr=options.muon_lr),
+        device=options.device,
+        seed=options.seed,
+    )
+    config = TrainerConfig(out=options.out, seed=options.seed, max_seconds=options.minutes * 60)
+    trainer = Trainer(stage, config)
+    if options.resume and (checkpoints := find_checkpoints(options.out)):
+        trainer.resume(checkpoints[-1])
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()

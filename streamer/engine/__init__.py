@@ -1,0 +1,1 @@
+"""The making of video: worker processes, seen from asyncio and from within."""

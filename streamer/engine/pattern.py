@@ -1,0 +1,164 @@
+"""PatternStream: colour bars that follow the prompt.  No weights, no torch; the simplest stream.
+
+For tests and for checking a network path.  Each picture is a function of (seed, frame number, texts
+in force) and carries its frame number as a small barcode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.config import Config
+from streamer.engine.steering import Mixture, Steering
+from streamer.stream import BlockTimings, Event, FrameBlock, Script, StreamSpec, Truth
+
+FRAMES_PER_LATENT = 4
+BARS = 8
+BARCODE_COLUMNS = 8
+BARCODE_BITS = 16
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 48, 49),
+    "orange": (240, 140, 40),
+    "yellow": (250, 210, 60),
+    "green": (50, 160, 80),
+    "cyan": (60, 200, 210),
+    "blue": (45, 90, 200),
+    "purple": (130, 70, 180),
+    "pink": (240, 130, 180),
+    "brown": (130, 85, 50),
+    "black": (20, 20, 20),
+    "white": (240, 240, 240),
+    "grey": (130, 130, 130),
+    "gray": (130, 130, 130),
+    "gold": (220, 170, 50),
+    "night": (15, 20, 60),
+    "evening": (200, 100, 80),
+    "snow": (230, 240, 250),
+    "sea": (30, 110, 150),
+}
+
+
+class PatternModel:
+    """What opens pattern streams.  Owner: the worker process, as long as it lives."""
+
+    def __init__(self, config: Config, report: Callable[[float, str], None]) -> None:
+        """report: told how far loading is, 0..1, and with what it is busy."""
+        self._config = config
+        self.max_frames = config.stream.num_frame_per_block * FRAMES_PER_LATENT
+        report(1.0, "colour bars")
+
+    def open(self, spec: StreamSpec) -> PatternStream:
+        """A new stream at block 0."""
+        return self.restore(Truth(Script(spec), 0, 0, ()))
+
+    def restore(self, truth: Truth) -> PatternStream:
+        """A stream that goes on from its truth."""
+        return PatternStream(self._config, truth)
+
+
+class PatternStream:
+    """Bars in the colours that the prompt names, moving smoothly.
+
+    Owner: the worker, until the stream is closed.  All of its state is the position and the texts.
+    """
+
+    def __init__(self, config: Config, truth: Truth) -> None:
+        self._section = config.stream
+        self._spec = truth.script.spec
+        self._steering = Steering.at(
+            truth.script, truth.next_block, config.stream.transition.transition()
+        )
+        self._block = truth.next_block
+        self._frame = truth.first_frame
+
+    def next_block(self, events: Sequence[Event]) -> FrameBlock:
+        """Draw the next block; events take effect at its start."""
+        started = time.perf_counter()
+        for event in events:
+            self._steering.apply(self._block, event)
+        colours = palette(self._steering.mixture(self._block))
+        count = self._section.num_frame_per_block * FRAMES_PER_LATENT
+        frames = np.stack(
+            [
+                draw(colours, self._steering.seed, number, self._spec.width, self._spec.height)
+                for number in range(self._frame, self._frame + count)
+            ]
+        )
+        block = FrameBlock(
+            index=self._block,
+            first_frame=self._frame,
+            frames=frames,
+            latents=np.zeros((0, 0, 0, 0), np.float32),
+            prompt_id=self._steering.prompt_id,
+            timings=BlockTimings(total_ms=(time.perf_counter() - started) * 1000),
+        )
+        self._block += 1
+        self._frame += count
+        return block
+
+    def close(self) -> None:
+        """Nothing is held outside the object itself."""
+
+
+def palette(mixture: Mixture) -> NDArray[np.float64]:
+    """Colours of the bars, [BARS, 3] in 0..255: the texts' own colours, mixed by their weights."""
+    return np.sum([weight * _colours_of(text) for text, weight in mixture], axis=0)
+
+
+def draw(
+    colours: NDArray[np.float64], seed: int, number: int, width: int, height: int
+) -> NDArray[np.uint8]:
+    """One picture, uint8 [H, W, 3]: bars that wander with the frame number, and its barcode."""
+    rng = np.random.default_rng(seed)
+    start, speed, slope = rng.uniform(0.0, BARS), rng.choice([-1.0, 1.0]), rng.uniform(-2.0, 2.0)
+    x = np.arange(width) / width * BARS
+    y = np.arange(height)[:, None] / height * slope
+    place = (x + y + start + speed * number / 32.0) % BARS
+    left = place.astype(np.int64)
+    part = np.clip((place - left - 0.9) * 10.0, 0.0, 1.0)[..., None]
+    picture = colours[left] * (1.0 - part) + colours[(left + 1) % BARS] * part
+    frame = picture.round().astype(np.uint8)
+    _stamp(frame, number)
+    return frame
+
+
+def read_barcode(frame: NDArray[np.uint8]) -> int:
+    """The frame number, modulo 65,536, that a picture carries; also after lossy coding."""
+    side = _cell(frame.shape[1])
+    number = 0
+    for bit in range(BARCODE_BITS):
+        row, column = divmod(bit, BARCODE_COLUMNS)
+        middle = frame[row * side :, column * side :][
+            side // 4 : side - side // 4, side // 4 : side - side // 4
+        ]
+        number |= int(middle.mean() > 127) << bit
+    return number
+
+
+def _stamp(frame: NDArray[np.uint8], number: int) -> None:
+    """Write the frame number into the top left corner: 16 cells in two rows, white is 1."""
+    side = _cell(frame.shape[1])
+    for bit in range(BARCODE_BITS):
+        row, column = divmod(bit, BARCODE_COLUMNS)
+        frame[row * side : (row + 1) * side, column * side : (column + 1) * side] = (
+            255 if number >> bit & 1 else 0
+        )
+
+
+def _cell(width: int) -> int:
+    """Side of a barcode cell, in pixels."""
+    return max(4, width // 32)
+
+
+def _colours_of(text: str) -> NDArray[np.float64]:
+    named = [COLOURS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in COLOURS]
+    if named:
+        return np.array([named[i % len(named)] for i in range(BARS)], np.float64)
+    digest = hashlib.sha256(text.encode()).digest()
+    return np.frombuffer(digest[: BARS * 3], np.uint8).reshape(BARS, 3).astype(np.float64)

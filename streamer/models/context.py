@@ -1,0 +1,392 @@
+"""AttentionContext and its kinds: what the tokens of one forward pass may look at, and where they stand in time.
+
+The transformer does not know that it is streaming.  It asks the context for the rotary table of the pass and gives it
+rotated queries, rotated keys and values, layer by layer.  Keys are stored rotated at their true position.  The
+distance to the sinks would grow for ever: against the sinks, the query is rotated back by the number of evicted frames,
+so that they always seem to sit just before the window.  `absolute_positions` switches that off and gives the published
+behaviour of Self-Forcing and CausVid.
+
+RollingContext = BlockCausalContext = UnrolledContext, to rounding: tests/models/test_context.py is the specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from streamer_kernels import Ops, load_ops
+from torch import Tensor
+
+from streamer.models.cache import RingLayout
+from streamer.models.rotary import shift_table, space_phases, table_dtype, time_phases, token_table
+
+
+class AttentionContext(Protocol):
+    """What the tokens of one forward pass may look at."""
+
+    def rotary(self, num_frames: int, rows: int, columns: int, q: Tensor) -> Tensor:
+        """The rotary table of this pass: [N, D/2, 2] on the device of q [B, N, A, D], at least float32.
+
+        Raises ValueError when the pass is not the one that the context was prepared for.
+        """
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend from q to this context.  q, k (rotated), v, result: [B, N, A, D]."""
+
+
+class StreamingContext(AttentionContext, Protocol):
+    """A context that lives through many blocks."""
+
+    def begin(self, num_frames: int | None = None) -> None:
+        """Reserve room for the next block; `attend` may then run any number of times."""
+
+    def commit(self) -> None:
+        """Make the block history: what the last pass wrote is what later blocks see."""
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """The sizes of a cache besides its number of frames.  rows, columns: tokens of one latent frame."""
+
+    num_layers: int
+    batch: int
+    rows: int
+    columns: int
+    num_heads: int
+    head_width: int
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens of one latent frame."""
+        return self.rows * self.columns
+
+
+def _torch_ops() -> Ops:
+    return load_ops("torch")
+
+
+def _to_device(table: Tensor, q: Tensor) -> Tensor:
+    return table.to(device=q.device, dtype=table_dtype(q.dtype))
+
+
+@dataclass
+class FullContext:
+    """Everything in the pass sees everything: bidirectional teacher and critic.  Holds no state between passes.
+
+    valid_frames: how many leading frames of each sample are real; keys of the others are not seen.  None: all.
+    """
+
+    valid_frames: Sequence[int] | None = None
+    ops: Ops = field(default_factory=_torch_ops)
+    _table: Tensor | None = field(default=None, init=False, repr=False)
+    _frames: int = field(default=0, init=False, repr=False)
+    _key: tuple[object, ...] = field(default=(), init=False, repr=False)
+
+    def rotary(self, num_frames: int, rows: int, columns: int, q: Tensor) -> Tensor:
+        """Positions 0, 1, ...; see AttentionContext."""
+        key = (num_frames, rows, columns, q.shape[-1], q.device, q.dtype)
+        if self._table is None or self._key != key:
+            self._table = _to_device(token_table(range(num_frames), rows, columns, q.shape[-1]), q)
+            self._frames, self._key = num_frames, key
+        return self._table
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See AttentionContext."""
+        if self.valid_frames is None:
+            return self.ops.attend(q, k, v, k.shape[1])
+        tokens = k.shape[1] // self._frames
+        return torch.cat(
+            [
+                self.ops.attend(q[i : i + 1], k[i : i + 1], v[i : i + 1], frames * tokens)
+                for i, frames in enumerate(self.valid_frames)
+            ]
+        )
+
+
+@dataclass
+class BlockCausalContext:
+    """A whole clip in one pass; every block sees itself and what a stream would still hold.  Training.
+
+    blocks: latent frames of each block, in order.
+    layout: window and sinks, as in serving.  Its own block size is not used.
+    teacher_forcing: the pass is [clean frames | noisy frames], both of the same clip and positions.  A clean block
+        sees the clean blocks up to itself; a noisy block sees the clean blocks before it, and itself.
+
+    Differentiable.  Blocks attend one after the other to just the frames they see, instead of to all frames under a
+    mask: with a window this is several times less work, and there is no mask to store.
+    """
+
+    blocks: Sequence[int]
+    layout: RingLayout
+    teacher_forcing: bool = False
+    absolute_positions: bool = False
+    ops: Ops = field(default_factory=_torch_ops)
+    _table: Tensor | None = field(default=None, init=False, repr=False)
+    _grid: tuple[int, int] = field(default=(0, 0), init=False, repr=False)
+    _shifts: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        first = 0
+        for count in self.blocks:
+            self.layout.check_block(first, count)
+            first += count
+        if self.layout.window is None and first > self.layout.num_slots:
+            raise ValueError(f"a clip of {first} frames does not fit {self.layout.num_slots} slots")
+
+    @property
+    def num_frames(self) -> int:
+        """Latent frames of the clip (the pass has twice as many under teacher forcing)."""
+        return sum(self.blocks)
+
+    def seen_by_block(self, index: int, noisy: bool = False) -> list[int]:
+        """Which frames of the pass a block sees; noisy frames follow the clean ones in teacher forcing."""
+        first = sum(self.blocks[:index])
+        end = first + self.blocks[index]
+        seen = self.layout.visible(end)
+        if not noisy:
+            return seen
+        return [frame if frame < first else frame + self.num_frames for frame in seen]
+
+    def rotary(self, num_frames: int, rows: int, columns: int, q: Tensor) -> Tensor:
+        """Clean and noisy copies of a frame have the same position; see AttentionContext."""
+        expected = self.num_frames * (2 if self.teacher_forcing else 1)
+        if num_frames != expected:
+            raise ValueError(
+                f"the pass has {num_frames} frames, the context was made for {expected}"
+            )
+        if self._table is None or self._grid != (rows, columns):
+            frames = [frame % self.num_frames for frame in range(num_frames)]
+            self._table = _to_device(token_table(frames, rows, columns, q.shape[-1]), q)
+            self._grid = (rows, columns)
+            self._shifts.clear()
+        return self._table
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See AttentionContext."""
+        tokens = self._grid[0] * self._grid[1]
+        keys, values = k.split(tokens, dim=1), v.split(tokens, dim=1)
+        copies = (False, True) if self.teacher_forcing else (False,)
+        queries = q.split([count * tokens for _ in copies for count in self.blocks], dim=1)
+        results = []
+        for i, query in enumerate(queries):
+            index = i % len(self.blocks)
+            seen = self.seen_by_block(index, noisy=i >= len(self.blocks))
+            block_k = torch.cat([keys[frame] for frame in seen], dim=1)
+            block_v = torch.cat([values[frame] for frame in seen], dim=1)
+            shift = self._shift(index, q)
+            if shift is None:
+                results.append(self.ops.attend(query, block_k, block_v, block_k.shape[1]))
+                continue
+            q_sink = self.ops.rotate(query, shift)
+            num_sink = self.layout.sink * tokens
+            results.append(
+                self.ops.attend(query, block_k, block_v, block_k.shape[1], q_sink, num_sink)
+            )
+        return torch.cat(results, dim=1)
+
+    def _shift(self, index: int, q: Tensor) -> Tensor | None:
+        gone = self.layout.evicted(sum(self.blocks[: index + 1]))
+        if gone == 0 or self.layout.sink == 0 or self.absolute_positions:
+            return None
+        if gone not in self._shifts:
+            self._shifts[gone] = _to_device(shift_table(-gone, q.shape[-1]), q)
+        return self._shifts[gone]
+
+
+@dataclass
+class UnrolledContext:
+    """A rollout with gradients: earlier blocks as detached tensors, the current block differentiable.
+
+    One per training rollout, in the trainer's process.  Nothing is written in place, so a pass can be differentiated
+    after later passes of the same block; a checkpointed layer may run twice.  Gradients never reach earlier blocks.
+    """
+
+    num_layers: int
+    layout: RingLayout
+    absolute_positions: bool = False
+    ops: Ops = field(default_factory=_torch_ops)
+
+    def __post_init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all blocks."""
+        self._first, self._count = 0, 0
+        self._held: list[int] = []
+        self._tokens = 0
+        self._history: list[tuple[Tensor, Tensor] | None] = [None] * self.num_layers
+        self._current: list[tuple[Tensor, Tensor] | None] = [None] * self.num_layers
+        self._table: Tensor | None = None
+        self._shift: Tensor | None = None
+
+    def begin(self, num_frames: int | None = None) -> None:
+        """Open the next block and drop what the window no longer holds; see StreamingContext."""
+        count = num_frames or self.layout.block
+        self.layout.slots(self._first, count)
+        self._count = count
+        self._table = self._shift = None
+        visible = set(self.layout.visible(self._first + count))
+        kept = [i for i, frame in enumerate(self._held) if frame in visible]
+        if len(kept) < len(self._held):
+            self._history = [self._keep(entry, kept) for entry in self._history]
+            self._held = [self._held[i] for i in kept]
+
+    def rotary(self, num_frames: int, rows: int, columns: int, q: Tensor) -> Tensor:
+        """True positions of the current block; see AttentionContext."""
+        if num_frames != self._count:
+            raise ValueError(f"the pass has {num_frames} frames, begin() opened {self._count}")
+        if self._table is None:
+            frames = range(self._first, self._first + self._count)
+            self._table = _to_device(token_table(frames, rows, columns, q.shape[-1]), q)
+            self._tokens = rows * columns
+            gone = self.layout.evicted(self._first + self._count)
+            if gone > 0 and self.layout.sink > 0 and not self.absolute_positions:
+                self._shift = _to_device(shift_table(-gone, q.shape[-1]), q)
+        return self._table
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See AttentionContext."""
+        self._current[layer] = (k.detach(), v.detach())
+        history = self._history[layer]
+        if history is not None:
+            k, v = torch.cat([history[0], k], dim=1), torch.cat([history[1], v], dim=1)
+        if self._shift is None:
+            return self.ops.attend(q, k, v, k.shape[1])
+        q_sink = self.ops.rotate(q, self._shift)
+        return self.ops.attend(q, k, v, k.shape[1], q_sink, self.layout.sink * self._tokens)
+
+    def commit(self) -> None:
+        """Append the keys and values of the last pass to the history; see StreamingContext."""
+        for layer, current in enumerate(self._current):
+            if current is None:
+                raise RuntimeError(f"commit() before a pass: layer {layer} has no keys")
+            old = self._history[layer]
+            self._history[layer] = current if old is None else _append(old, current)
+            self._current[layer] = None
+        self._held += range(self._first, self._first + self._count)
+        self._first += self._count
+        self._count = 0
+
+    def _keep(
+        self, entry: tuple[Tensor, Tensor] | None, kept: list[int]
+    ) -> tuple[Tensor, Tensor] | None:
+        if entry is None:
+            return None
+        k, v = (tensor.unflatten(1, (-1, self._tokens))[:, kept].flatten(1, 2) for tensor in entry)
+        return k, v
+
+
+def _append(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.cat([old[0], new[0]], dim=1), torch.cat([old[1], new[1]], dim=1)
+
+
+class RollingContext:
+    """Ring and sinks, written in place at fixed addresses: serving.
+
+    One per stream, in the worker process, as long as the stream is not parked.  Positions are host integers; `begin`
+    copies slots and angles to the device once per block.  Nothing is ever read back from the device, no key moves, and
+    no pass knows whether it is the first.  No gradients.
+
+    first_frame: the position of the stream's first frame in time.
+    """
+
+    def __init__(
+        self,
+        shape: CacheShape,
+        layout: RingLayout,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        absolute_positions: bool = False,
+        first_frame: int = 0,
+        ops: Ops | None = None,
+    ) -> None:
+        self.shape = shape
+        self.layout = layout
+        self.absolute_positions = absolute_positions
+        self.ops = ops or _torch_ops()
+        tokens, width = shape.tokens_per_frame, shape.head_width
+        size = (shape.num_layers, shape.batch, layout.num_slots * tokens, shape.num_heads, width)
+        self.k = torch.zeros(size, device=device, dtype=dtype)
+        self.v = torch.zeros(size, device=device, dtype=dtype)
+        kind = table_dtype(dtype)
+        self._slots = torch.zeros(size[2], device=device, dtype=torch.int64)
+        self._space = space_phases(shape.rows, shape.columns, width).to(device, kind)
+        self._table = torch.zeros(
+            layout.num_slots, tokens, width // 2, 2, device=device, dtype=kind
+        )
+        self._table[:, :, -self._space.shape[1] :] = self._space
+        self._shift = shift_table(0, width).to(device, kind)
+        self.reset(first_frame)
+
+    def reset(self, first_frame: int = 0) -> None:
+        """Forget all blocks; the next one starts at `first_frame`.  The memory stays."""
+        self._origin = first_frame
+        self._first = 0
+        self._count = 0
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames have been committed since the last reset."""
+        return self._first
+
+    def begin(self, num_frames: int | None = None) -> None:
+        """Reserve the slots of the next block: host arithmetic and three small copies; see StreamingContext."""
+        count = num_frames or self.layout.block
+        tokens, width = self.shape.tokens_per_frame, self.shape.head_width
+        slots = torch.tensor(self.layout.slots(self._first, count), dtype=torch.int64)
+        places = slots[:, None] * tokens + torch.arange(tokens)
+        self._count = count
+        self._slots[: count * tokens].copy_(places.flatten())
+        start = self._origin + self._first
+        time = time_phases(range(start, start + count), width).to(self._table.dtype)
+        self._table[:count, :, : time.shape[1]] = time.to(self._table.device)[:, None]
+        gone = self.layout.evicted(self._first + count)
+        self._shift.copy_(shift_table(-gone, width))
+        self._is_shifted = gone > 0 and self.layout.sink > 0 and not self.absolute_positions
+
+    def rotary(self, num_frames: int, rows: int, columns: int, q: Tensor) -> Tensor:
+        """True positions of the current block, without limit; see AttentionContext."""
+        if num_frames != self._count:
+            raise ValueError(f"the pass has {num_frames} frames, begin() reserved {self._count}")
+        if (rows, columns) != (self.shape.rows, self.shape.columns):
+            raise ValueError(
+                f"the pass has {rows}x{columns} tokens per frame, the cache was made for "
+                f"{self.shape.rows}x{self.shape.columns}"
+            )
+        return self._table[:num_frames].flatten(0, 1)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write k and v into the reserved slots, then attend to all valid ones; see AttentionContext."""
+        if k.requires_grad:
+            raise RuntimeError("RollingContext cuts gradients; train with UnrolledContext instead")
+        tokens = self.shape.tokens_per_frame
+        ring_k, ring_v = self.k[layer], self.v[layer]
+        slots = self._slots[: self._count * tokens]
+        ring_k.index_copy_(1, slots, k)
+        ring_v.index_copy_(1, slots, v)
+        num_valid = min(self._first + self._count, self.layout.num_slots) * tokens
+        if not self._is_shifted:
+            return self.ops.attend(q, ring_k, ring_v, num_valid)
+        q_sink = self.ops.rotate(q, self._shift)
+        return self.ops.attend(q, ring_k, ring_v, num_valid, q_sink, self.layout.sink * tokens)
+
+    def commit(self) -> None:
+        """Make the block history: one addition; see StreamingContext."""
+        if self._count == 0:
+            raise RuntimeError("commit() without begin()")
+        self._first += self._count
+        self._count = 0
+
+    def in_order(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values held after the last commit, in order of time: [B, N, A, D] each."""
+        frames = self.layout.visible(self._first)
+        slots = [self.layout.slot(frame) for frame in frames]
+        tokens = self.shape.tokens_per_frame
+        k, v = (
+            ring[layer].unflatten(1, (-1, tokens))[:, slots].flatten(1, 2)
+            for ring in (self.k, self.v)
+        )
+        return k, v

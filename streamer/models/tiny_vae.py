@@ -1,0 +1,382 @@
+"""TinyVAE: a small streaming autoencoder in the manner of TAEHV, with its memory outside the
+module.
+
+One class serves the published taew2_1 (madebyollin/taehv; layer order and key numbering of the
+file) and the embedded
+storybook model, which differs in its configuration only: pixel-shuffle growth, fewer channels,
+16-fold reduction.
+
+Each memory block looks at the current frame and at the frame before it, nothing else; so a stream
+is decoded in chunks of
+any size with one remembered frame per block, and the chunks together equal the whole clip. This
+module knows nothing of
+prompts, blocks of a stream or devices.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG_FILE = "vae.json"
+WEIGHTS_FILE = "vae.safetensors"
+
+
+@dataclass(frozen=True)
+class TinyVAEConfig:
+    """Shape of one autoencoder.  Four channel counts a side: at the picture's end, and after
+    each halving (or doubling).
+
+    patch_size: pixels per side folded into channels before the first and after the last layer.
+    blocks_per_stage, convs_per_block: memory blocks at each of the three coded scales, and 3x3
+    convolutions in each.
+    growth: how the decoder doubles the size; "nearest" as published, "shuffle" with one 1x1
+    convolution and pixel shuffle.
+    encoder_strides, decoder_strides: frames merged (made) at each of the three scales; their
+    products are equal.
+    frames_to_trim: frames dropped once at the start of a stream.
+    is_normalised: whether buffers `latent_mean` and `latent_std` map the network's latents to
+    unit scale.
+    """
+
+    patch_size: int = 1
+    latent_channels: int = 16
+    encoder_channels: tuple[int, int, int, int] = (64, 64, 64, 64)
+    decoder_channels: tuple[int, int, int, int] = (256, 128, 64, 64)
+    blocks_per_stage: int = 3
+    convs_per_block: int = 3
+    growth: Literal["nearest", "shuffle"] = "nearest"
+    encoder_strides: tuple[int, int, int] = (2, 2, 1)
+    decoder_strides: tuple[int, int, int] = (1, 2, 2)
+    frames_to_trim: int = 3
+    is_normalised: bool = False
+
+    @property
+    def spatial_reduction(self) -> int:
+        """Pixels per side of one latent position."""
+        return 8 * self.patch_size
+
+    @property
+    def temporal_reduction(self) -> int:
+        """Frames per latent frame."""
+        a, b, c = self.decoder_strides
+        return a * b * c
+
+    def __post_init__(self) -> None:
+        """Raise ValueError when the two halves do not fit each other."""
+        merged = self.encoder_strides[0] * self.encoder_strides[1] * self.encoder_strides[2]
+        if merged != self.temporal_reduction:
+            raise ValueError(
+                f"encoder_strides {self.encoder_strides} merge {merged} frames, decoder_strides "
+                f"{self.decoder_strides} make {self.temporal_reduction}; they must agree"
+            )
+        if not 0 <= self.frames_to_trim < self.temporal_reduction:
+            raise ValueError(
+                f"frames_to_trim is {self.frames_to_trim}, must be 0..{self.temporal_reduction - 1}"
+            )
+
+
+TAEW2_1 = TinyVAEConfig()
+STORYBOOK = TinyVAEConfig(
+    patch_size=2,
+    latent_channels=32,
+    encoder_channels=(16, 32, 96, 160),
+    decoder_channels=(192, 128, 48, 24),
+    blocks_per_stage=1,
+    convs_per_block=2,
+    growth="shuffle",
+    frames_to_trim=0,
+    is_normalised=True,
+)
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """What a decoder (or encoder) remembers between chunks of one stream.  Owned by the stream,
+    never by the module.
+
+    memories: one tensor [B,C,h,w] per memory block, in layer order.  frames: latent frames
+    (encoder: frames) seen so far.
+    """
+
+    memories: tuple[Tensor, ...]
+    frames: int
+
+
+class MemBlock(nn.Module):
+    """Residual 3x3 convolutions over the current frame and the frame before it."""
+
+    def __init__(self, channels: int, num_convs: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_conv(2 * channels, channels)]
+        for _ in range(num_convs - 1):
+            layers += [nn.ReLU(), _conv(channels, channels)]
+        self.conv = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, batch: int, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x, result: [B*F,C,h,w], F frames in time order.  memory, second result:
+        [B,C,h,w], the last frame seen."""
+        frames = x.unflatten(0, (batch, -1))
+        first = torch.zeros_like(frames[:, :1]) if memory is None else memory.unsqueeze(1)
+        past = torch.cat([first, frames[:, :-1]], 1).flatten(0, 1)
+        return F.relu(self.conv(torch.cat([x, past], 1)) + x), frames[:, -1]
+
+
+class TPool(nn.Module):
+    """Merge `stride` consecutive frames with a 1x1 convolution."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(channels * stride, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B*F,C,h,w] -> [B*F/stride,C,h,w]."""
+        merged: Tensor = self.conv(x.reshape(-1, self.stride * x.shape[1], *x.shape[2:]))
+        return merged
+
+
+class TGrow(nn.Module):
+    """Make `stride` consecutive frames of each with a 1x1 convolution."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(channels, channels * stride, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B*F,C,h,w] -> [B*F*stride,C,h,w]."""
+        return self.conv(x).reshape(-1, *x.shape[1:])
+
+
+class ShuffleGrow(nn.Module):
+    """Double the size and make `stride` frames of each, with one 1x1 convolution at the small
+    size."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.channels = channels_out
+        self.conv = nn.Conv2d(channels_in, channels_out * 4 * stride, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B*F,C,h,w] -> [B*F*stride,channels_out,2h,2w]."""
+        grown = self.conv(x).reshape(-1, 4 * self.channels, *x.shape[2:])
+        return F.pixel_shuffle(grown, 2)
+
+
+class SoftClamp(nn.Module):
+    """3 tanh(x / 3): leaves usual latents alone and bounds strange ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Element-wise."""
+        return torch.tanh(x / 3) * 3
+
+
+class TinyVAE(nn.Module):
+    """Encoder and decoder with explicit state.  Weights only; safe to share between any number
+    of streams."""
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, config: TinyVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = nn.Sequential(*_encoder_layers(config))
+        self.decoder = nn.Sequential(*_decoder_layers(config))
+        if config.is_normalised:
+            self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
+            self.register_buffer("latent_std", torch.ones(config.latent_channels))
+            self._initialise()
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        """The encoder network's latents [...,C,h,w] -> unit scale per channel."""
+        if not self.config.is_normalised:
+            return raw
+        return (raw - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """Inverse of `normalise`."""
+        if not self.config.is_normalised:
+            return latents
+        return latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
+
+    def _initialise(self) -> None:
+        """Weights from which training starts fast: unit gain, blocks that do nothing, grey pictures."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        for block in _memory_blocks(self):
+            last = block.conv[-1]
+            assert isinstance(last, nn.Conv2d)
+            nn.init.zeros_(last.weight)
+        head = self.decoder[-1]
+        assert isinstance(head, nn.Conv2d)
+        assert head.bias is not None
+        nn.init.normal_(head.weight, std=0.02)
+        nn.init.constant_(head.bias, 0.5)
+
+    def encode(
+        self, pixels: Tensor, state: DecoderState | None = None
+    ) -> tuple[Tensor, DecoderState]:
+        """pixels [B,T,3,H,W] in 0..1 -> (latents [B,ceil(T/t),C,h,w] at unit scale, state),
+        t the temporal reduction.
+
+        The end is padded by repeating the last frame to a multiple of t, so every chunk but
+        a stream's last must be such
+        a multiple.  Raises ValueError for sides that are not multiples of the spatial reduction.
+        """
+        batch, frames, channels, height, width = pixels.shape
+        side = self.config.spatial_reduction
+        if channels != 3 or height % side or width % side:
+            raise ValueError(
+                f"pixels are {tuple(pixels.shape)}, need [B,T,3,H,W], H and W multiples of {side}"
+            )
+        if missing := -frames % self.config.temporal_reduction:
+            pixels = torch.cat([pixels, pixels[:, -1:].expand(-1, missing, -1, -1, -1)], 1)
+        x = F.pixel_unshuffle(pixels.flatten(0, 1), self.config.patch_size)
+        raw, memories = _run(self.encoder, x, batch, None if state is None else state.memories)
+        seen = 0 if state is None else state.frames
+        return self.normalise(raw), DecoderState(memories, seen + frames)
+
+    def decode(
+        self, latents: Tensor, state: DecoderState | None = None
+    ) -> tuple[Tensor, DecoderState]:
+        """latents [B,F,C,h,w] at unit scale -> (pixels [B,T,3,H,W] in 0..1, state); T =
+        F*t, less the stream's trim."""
+        raw, state = self.decode_raw(latents, state)
+        return raw.clamp(0, 1), state
+
+    def decode_raw(
+        self, latents: Tensor, state: DecoderState | None = None
+    ) -> tuple[Tensor, DecoderState]:
+        """As `decode`, but not clamped to 0..1: what training compares."""
+        channels = self.config.latent_channels
+        if latents.dim() != 5 or latents.shape[2] != channels:
+            raise ValueError(f"latents are {tuple(latents.shape)}, need [B,F,{channels},h,w]")
+        batch, frames = latents.shape[:2]
+        x = self.denormalise(latents).flatten(0, 1)
+        grown, memories = _run(self.decoder, x, batch, None if state is None else state.memories)
+        pixels = F.pixel_shuffle(grown.flatten(0, 1), self.config.patch_size).unflatten(
+            0, (batch, -1)
+        )
+        seen = 0 if state is None else state.frames
+        if seen == 0:
+            pixels = pixels[:, self.config.frames_to_trim :]
+        return pixels, DecoderState(memories, seen + frames)
+
+
+def save_vae(vae: TinyVAE, directory: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the configuration and the weights, cast to `dtype` (the normalisation stays
+    float32)."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG_FILE).write_text(json.dumps(asdict(vae.config), indent=1) + "\n")
+    tensors = {
+        name: value.detach()
+        .to("cpu", torch.float32 if name.startswith("latent_") else dtype)
+        .contiguous()
+        for name, value in vae.state_dict().items()
+    }
+    save_file(tensors, directory / WEIGHTS_FILE)
+
+
+def load_vae(directory: Path, device: torch.device | str = "cpu") -> TinyVAE:
+    """Read what `save_vae` wrote, as float32, ready for inference.  Raises RuntimeError when
+    keys or shapes differ."""
+    entries = json.loads((directory / CONFIG_FILE).read_text())
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()
+    }
+    vae = TinyVAE(TinyVAEConfig(**fields))
+    vae.load_state_dict(
+        {name: value.float() for name, value in load_file(directory / WEIGHTS_FILE).items()}
+    )
+    return vae.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def trim_published_growth(tensors: Mapping[str, Tensor], vae: TinyVAE) -> dict[str, Tensor]:
+    """Published weights with TGrow kernels cut to the model's frame count.
+
+    Older files carry kernels for a larger stride; the model's frames are the last ones, so the
+    last rows are kept.
+    """
+    result = dict(tensors)
+    for name, layer in vae.named_modules():
+        key = f"{name}.conv.weight"
+        if isinstance(layer, TGrow) and key in result:
+            result[key] = result[key][-layer.conv.out_channels :]
+    return result
+
+
+def _conv(channels_in: int, channels_out: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=bias)
+
+
+def _encoder_layers(config: TinyVAEConfig) -> Iterator[nn.Module]:
+    channels = config.encoder_channels
+    yield _conv(3 * config.patch_size**2, channels[0])
+    yield nn.ReLU()
+    for here, after, stride in zip(
+        channels[:-1], channels[1:], config.encoder_strides, strict=True
+    ):
+        yield TPool(here, stride)
+        yield _conv(here, after, stride=2, bias=False)
+        for _ in range(config.blocks_per_stage):
+            yield MemBlock(after, config.convs_per_block)
+    yield _conv(channels[-1], config.latent_channels)
+
+
+def _decoder_layers(config: TinyVAEConfig) -> Iterator[nn.Module]:
+    channels = config.decoder_channels
+    yield SoftClamp()
+    yield _conv(config.latent_channels, channels[0])
+    yield nn.ReLU()
+    for here, after, stride in zip(
+        channels[:-1], channels[1:], config.decoder_strides, strict=True
+    ):
+        for _ in range(config.blocks_per_stage):
+            yield MemBlock(here, config.convs_per_block)
+        if config.growth == "nearest":
+            yield nn.Upsample(scale_factor=2)
+            yield TGrow(here, stride)
+            yield _conv(here, after, bias=False)
+        else:
+            yield ShuffleGrow(here, after, stride)
+    yield nn.ReLU()
+    if config.growth == "shuffle":
+        yield _conv(channels[-1], channels[-1])
+        yield nn.ReLU()
+    yield _conv(channels[-1], 3 * config.patch_size**2)
+
+
+def _memory_blocks(module: nn.Module) -> list[MemBlock]:
+    return [layer for layer in module.modules() if isinstance(layer, MemBlock)]
+
+
+def _run(
+    layers: nn.Sequential, x: Tensor, batch: int, memories: tuple[Tensor, ...] | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """x [B*F,...] through the layers -> ([B,F',...], the memory blocks' new memories)."""
+    count = len(_memory_blocks(layers))
+    if memories is not None and len(memories) != count:
+        raise ValueError(
+            f"the state holds {len(memories)} memories, this half has {count} memory blocks"
+        )
+    previous: Iterator[Tensor | None] = iter(memories if memories is not None else [None] * count)
+    kept: list[Tensor] = []
+    x = x.contiguous(memory_format=torch.channels_last)
+    for layer in layers:
+        if isinstance(layer, MemBlock):
+            x, memory = layer(x, batch, next(previous))
+            kept.append(memory)
+        else:
+            x = layer(x)
+    return x.unflatten(0, (batch, -1)), tuple(kept)

@@ -1,0 +1,292 @@
+"""The causal Wan2.1 diffusion transformer, top to bottom: (latents, timestep, text, context) -> flow.
+
+It does not know that it is streaming: the context decides what a token may look at, and where it stands in time.
+Parameter names are the published ones, so a checkpoint loads with strict=True.  Wan, 2025, arXiv:2503.20314.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from streamer_kernels import Ops, load_ops
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from streamer.models.context import AttentionContext, CacheShape
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The sizes of one transformer.  patch: latent frames, rows and columns that make one token.
+
+    Raises ValueError when the sizes do not fit each other.
+    """
+
+    width: int
+    num_heads: int
+    ffn_width: int
+    num_layers: int
+    in_channels: int = 16
+    out_channels: int = 16
+    patch: tuple[int, int, int] = (1, 2, 2)
+    text_width: int = 4096
+    text_length: int = 512
+    freq_width: int = 256
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads or self.head_width % 2:
+            raise ValueError(
+                f"width {self.width} does not split into {self.num_heads} heads of even width"
+            )
+        if self.patch[0] != 1:
+            raise ValueError(f"patch is {self.patch}; a token must lie within one latent frame")
+
+    @classmethod
+    def wan_1_3b(cls) -> TransformerConfig:
+        """The sizes published as Wan2.1-T2V-1.3B."""
+        return cls(width=1536, num_heads=12, ffn_width=8960, num_layers=30)
+
+    @classmethod
+    def wan_14b(cls) -> TransformerConfig:
+        """The sizes published as Wan2.1-T2V-14B."""
+        return cls(width=5120, num_heads=40, ffn_width=13824, num_layers=40)
+
+    @property
+    def head_width(self) -> int:
+        """Channels of one attention head."""
+        return self.width // self.num_heads
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens in a latent frame.  Raises ValueError when patches do not tile it."""
+        _, rows, columns = self.patch
+        if height % rows or width % columns:
+            raise ValueError(
+                f"latents of {height}x{width} do not divide into {rows}x{columns} patches"
+            )
+        return height // rows, width // columns
+
+    def cache_shape(self, height: int, width: int, batch: int = 1) -> CacheShape:
+        """What a RollingContext needs to know, for latents of height x width."""
+        rows, columns = self.grid(height, width)
+        return CacheShape(self.num_layers, batch, rows, columns, self.num_heads, self.head_width)
+
+
+@dataclass(frozen=True)
+class PromptKV:
+    """Cross-attention keys and values of one prompt for all layers: k, v [L, B, N_text, A, D].
+
+    Made once per prompt.  A stream keeps one at a fixed address and overwrites it in place with `copy_`.
+    """
+
+    k: Tensor
+    v: Tensor
+
+    def copy_(self, other: PromptKV) -> None:
+        """Overwrite in place with another prompt of the same shape."""
+        self.k.copy_(other.k)
+        self.v.copy_(other.v)
+
+    def clone(self) -> PromptKV:
+        """An independent copy."""
+        return PromptKV(self.k.clone(), self.v.clone())
+
+
+class SelfAttention(nn.Module):
+    """Self-attention: RMS norm over the full width, rotary positions, and whatever the context lets it see."""
+
+    def __init__(self, config: TransformerConfig, layer: int, ops: Ops) -> None:
+        super().__init__()
+        self.layer, self.ops, self.eps = layer, ops, config.eps
+        self.q = nn.Linear(config.width, config.width)
+        self.k = nn.Linear(config.width, config.width)
+        self.v = nn.Linear(config.width, config.width)
+        self.o = nn.Linear(config.width, config.width)
+        self.norm_q = nn.RMSNorm(config.width, config.eps)
+        self.norm_k = nn.RMSNorm(config.width, config.eps)
+
+    def forward(self, x: Tensor, table: Tensor, context: AttentionContext) -> Tensor:
+        """x, result: [B, N, E].  table: [N, D/2, 2]."""
+        q, k = self.ops.qk_norm_rope(
+            self.q(x), self.k(x), self.norm_q.weight, self.norm_k.weight, table, self.eps
+        )
+        v = self.v(x).view_as(k)
+        out: Tensor = self.o(context.attend(self.layer, q, k, v).flatten(2))
+        return out
+
+
+class CrossAttention(nn.Module):
+    """Attention to the prompt, whose keys and values are made once.  Padding rows are seen, as in the original."""
+
+    def __init__(self, config: TransformerConfig, ops: Ops) -> None:
+        super().__init__()
+        self.ops, self.num_heads = ops, config.num_heads
+        self.q = nn.Linear(config.width, config.width)
+        self.k = nn.Linear(config.width, config.width)
+        self.v = nn.Linear(config.width, config.width)
+        self.o = nn.Linear(config.width, config.width)
+        self.norm_q = nn.RMSNorm(config.width, config.eps)
+        self.norm_k = nn.RMSNorm(config.width, config.eps)
+
+    def keys_and_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """text: [B, N_text, E].  results: [B, N_text, A, D]."""
+        heads = (self.num_heads, -1)
+        return self.norm_k(self.k(text)).unflatten(2, heads), self.v(text).unflatten(2, heads)
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """x, result: [B, N, E].  k, v: [B, N_text, A, D]."""
+        q = self.norm_q(self.q(x)).unflatten(2, (self.num_heads, -1))
+        out: Tensor = self.o(self.ops.attend(q, k, v, k.shape[1]).flatten(2))
+        return out
+
+
+class Block(nn.Module):
+    """One layer: self-attention, cross-attention, feed-forward; the first and the last modulated by time."""
+
+    def __init__(self, config: TransformerConfig, layer: int, ops: Ops) -> None:
+        super().__init__()
+        self.ops, self.eps = ops, config.eps
+        self.self_attn = SelfAttention(config, layer, ops)
+        self.norm3 = nn.LayerNorm(config.width, config.eps)
+        self.cross_attn = CrossAttention(config, ops)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.width, config.ffn_width),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(config.ffn_width, config.width),
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, config.width) / math.sqrt(config.width))
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        table: Tensor,
+        text_k: Tensor,
+        text_v: Tensor,
+        context: AttentionContext,
+    ) -> Tensor:
+        """x, result: [B, N, E].  time: [B, F or 1, 6, E].  text_k, text_v: [B, N_text, A, D]."""
+        ops = self.ops
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (self.modulation + time).unbind(2)
+        seen = self.self_attn(ops.modulate(x, shift_a, scale_a, self.eps), table, context)
+        x = ops.gate_add(x, seen, gate_a)
+        x = x + self.cross_attn(self.norm3(x), text_k, text_v)
+        return ops.gate_add(x, self.ffn(ops.modulate(x, shift_f, scale_f, self.eps)), gate_f)
+
+
+class Head(nn.Module):
+    """Tokens to patches of flow; inside a token: patch row, patch column, channel."""
+
+    def __init__(self, config: TransformerConfig, ops: Ops) -> None:
+        super().__init__()
+        self.ops, self.eps = ops, config.eps
+        self.head = nn.Linear(config.width, math.prod(config.patch) * config.out_channels)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.width) / math.sqrt(config.width))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x: [B, N, E].  time: [B, F or 1, E], before the projection to six vectors."""
+        shift, scale = (self.modulation + time.unsqueeze(2)).unbind(2)
+        out: Tensor = self.head(self.ops.modulate(x, shift, scale, self.eps))
+        return out
+
+
+class CausalWanTransformer(nn.Module):
+    """The Wan2.1 text-to-video transformer.  Holds weights only.
+
+    gradient_checkpointing: keep only the input of each layer for the backward pass.
+    """
+
+    def __init__(self, config: TransformerConfig, ops: Ops | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        ops = ops or load_ops("torch")
+        width = config.width
+        self.patch_embedding = nn.Conv3d(config.in_channels, width, config.patch, config.patch)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_width, width),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(width, width),
+        )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_width, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.blocks = nn.ModuleList(Block(config, layer, ops) for layer in range(config.num_layers))
+        self.head = Head(config, ops)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Weights to train from, as Wan2.1 does: Xavier for all linear maps, small embeddings, a head of zeros."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        for name, parameter in self.named_parameters():
+            if name.startswith(("text_embedding.", "time_embedding.")) and parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
+        nn.init.zeros_(self.head.head.weight)
+
+    def encode_text(self, embeds: Tensor) -> PromptKV:
+        """Cross-attention keys and values of all layers, once per prompt.
+
+        embeds: [B, n, text_width] from the text encoder, n <= text_length; missing rows are zeros.
+        Raises ValueError when there are more rows than text_length.
+        """
+        missing = self.config.text_length - embeds.shape[1]
+        if missing < 0:
+            raise ValueError(
+                f"the text has {embeds.shape[1]} rows, the model reads {self.config.text_length}"
+            )
+        text = self.text_embedding(F.pad(embeds, (0, 0, 0, missing)))
+        pairs = [block.cross_attn.keys_and_values(text) for block in self.blocks]
+        return PromptKV(torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs]))
+
+    def embed_time(self, timestep: Tensor) -> Tensor:
+        """timestep, 0 (clean) to 1000 (noise): [B, G] -> [B, G, E].  The sinusoid is evaluated in float64."""
+        half = self.config.freq_width // 2
+        steps = torch.arange(half, dtype=torch.float64, device=timestep.device)
+        angles = timestep.double().unsqueeze(-1) * 10000.0 ** (-steps / half)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        embedded: Tensor = self.time_embedding(waves.to(self.head.modulation.dtype))
+        return embedded
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """[B, F, C, H, W] -> tokens [B, N, E], ordered frame, row, column."""
+        _, rows, columns = self.config.patch
+        patches = latents.unflatten(4, (-1, columns)).unflatten(3, (-1, rows))
+        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+    def unpatchify(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
+        """[B, N, patch * C] -> [B, F, C, H, W] for rows x columns tokens per frame."""
+        size = (-1, rows, columns, *self.config.patch[1:], self.config.out_channels)
+        patches = tokens.flatten(2).unflatten(2, size[3:]).unflatten(1, size[:3])
+        return patches.permute(0, 1, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4)
+
+    def forward(
+        self, latents: Tensor, timestep: Tensor, text: PromptKV, context: AttentionContext
+    ) -> Tensor:
+        """The flow, noise minus clean, of every latent frame.
+
+        latents, result: [B, F, C, H, W].  timestep: [B], or [B, F] for one per frame; 0 (clean) to 1000 (noise).
+        Raises ValueError when the patches do not tile the latents, or the context expects another pass.
+        """
+        num_frames, (rows, columns) = latents.shape[1], self.config.grid(*latents.shape[3:])
+        time = self.embed_time(timestep if timestep.ndim == 2 else timestep.unsqueeze(1))
+        vectors = self.time_projection(time).unflatten(-1, (6, -1))
+        x = self.patchify(latents)
+        table = context.rotary(
+            num_frames, rows, columns, x.unflatten(2, (self.config.num_heads, -1))
+        )
+        for layer, block in enumerate(self.blocks):
+            inputs = (x, vectors, table, text.k[layer], text.v[layer], context)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x = block(*inputs)
+        return self.unpatchify(self.head(x, time), rows, columns)

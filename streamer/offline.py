@@ -1,0 +1,189 @@
+"""A stream without viewers: rendered as fast as it comes, into an MP4.
+
+`generate` makes a script from options, `replay` reads one; both go through the same StreamDriver
+as a live stream, so the same script gives the same frames.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.config import StreamSection
+from streamer.driver import StreamDriver
+from streamer.errors import ConfigError, OutputError
+from streamer.stream import Ended, Event, FrameBlock, Prompt, Script
+
+TAIL_S = 10.0
+"""What is rendered behind the last event of a script that does not say where it ended."""
+
+
+class ClipWriter:
+    """An MP4 file (H.264, yuv420p, faststart) that is playable however the writing ended.
+
+    Opened before anything is generated, so that a place that cannot be written to is found early.
+    Owner: one rendering; used as a context manager.  Raises OutputError.
+    """
+
+    def __init__(self, path: Path, width: int, height: int, fps: int) -> None:
+        self.path = path
+        self.num_frames = 0
+        try:
+            self._container = av.open(
+                str(path), "w", format="mp4", options={"movflags": "+faststart"}
+            )
+        except (OSError, av.FFmpegError) as error:
+            raise OutputError(
+                f"{path}: cannot be written: {error.strerror or error}; "
+                "choose another place with --out"
+            ) from error
+        self._stream = self._container.add_stream("libx264", rate=fps)
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = Fraction(1, fps)
+        self._stream.codec_context.options = {"crf": "18", "preset": "veryfast"}
+
+    def __enter__(self) -> ClipWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def write(self, frames: NDArray[np.uint8]) -> None:
+        """Append frames, uint8 [T, H, W, 3].  Raises OutputError (a full disk, say)."""
+        try:
+            for pixels in frames:
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts = self.num_frames
+                self._container.mux(self._stream.encode(frame))
+                self.num_frames += 1
+        except (OSError, av.FFmpegError) as error:
+            raise OutputError(f"{self.path}: cannot be written: {error}") from error
+
+    def close(self) -> None:
+        """Finish the file; without a single frame, remove it."""
+        if self.num_frames:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+        if not self.num_frames:
+            self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What happens when, by block, and how many frames are wanted."""
+
+    events: tuple[tuple[int, Event], ...]
+    num_frames: int
+
+    def at(self, block: int) -> tuple[Event, ...]:
+        """The events of one block."""
+        return tuple(event for index, event in self.events if index == block)
+
+    def starts_before_end(self, frames_per_block: int) -> None:
+        """Raise ConfigError when an event lies behind the end."""
+        last = max(index for index, _ in self.events)
+        if last * frames_per_block >= self.num_frames:
+            raise ConfigError(
+                f"a prompt at block {last} ({last * frames_per_block} frames) lies behind the end "
+                f"of a clip of {self.num_frames} frames; make it longer with --seconds"
+            )
+
+
+def frames_per_block(section: StreamSection) -> int:
+    """Pixel frames in one block: four a latent frame."""
+    return 4 * section.num_frame_per_block
+
+
+def score_from_prompts(
+    section: StreamSection, prompts: Sequence[tuple[float, Prompt]], seconds: float
+) -> Score:
+    """Place prompts, given in seconds, at the nearest block starts.
+
+    Raises ConfigError for a length that is not positive, a time below 0, or one behind the end.
+    """
+    if not seconds > 0 or seconds == float("inf"):
+        raise ConfigError(f"--seconds is {seconds}; it must be above 0")
+    block_s = frames_per_block(section) / section.fps
+    events: list[tuple[int, Event]] = []
+    for at_s, prompt in sorted(prompts, key=lambda pair: pair[0]):
+        if not at_s >= 0:
+            raise ConfigError(f"--prompt-at {at_s}: the time must be 0 or more")
+        events.append((round(at_s / block_s), prompt))
+    score = Score(tuple(events), max(1, round(seconds * section.fps)))
+    score.starts_before_end(frames_per_block(section))
+    return score
+
+
+def score_from_script(
+    section: StreamSection, script: Script, seconds: float | None = None
+) -> Score:
+    """What a recorded script asks for, to its recorded end, or `seconds` long.
+
+    Raises ConfigError when the script holds no prompt at block 0.
+    """
+    if not any(isinstance(event, Prompt) for event in script.at(0)):
+        raise ConfigError("the script has no prompt at block 0; it is not of a played stream")
+    per_block = frames_per_block(section)
+    ends = [index for index, event in script.events if isinstance(event, Ended)]
+    if seconds is not None:
+        frames = max(1, round(seconds * section.fps))
+    elif ends:
+        frames = ends[0] * per_block
+    else:
+        last = max(index for index, _ in script.events)
+        frames = last * per_block + round(TAIL_S * section.fps)
+    events = tuple((i, e) for i, e in script.events if not isinstance(e, Ended))
+    return Score(events, frames)
+
+
+async def render(driver: StreamDriver, score: Score) -> AsyncIterator[FrameBlock]:
+    """Make the blocks of a score one after the other; the last is cut to the wanted length."""
+    made = 0
+    while made < score.num_frames:
+        block = await driver.advance(score.at(driver.next_block))
+        made += len(block.frames)
+        yield block
+    await driver.end()
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What a rendering made.  wall_s: seconds from the first block's start to the file's end."""
+
+    num_frames: int
+    num_blocks: int
+    wall_s: float
+
+
+async def render_to_file(
+    driver: StreamDriver,
+    score: Score,
+    writer: ClipWriter,
+    on_progress: Callable[[int], None] = lambda frames: None,
+) -> Rendered:
+    """Render a score into an open clip; `on_progress(frames_done)` is called after each block."""
+    start = time.perf_counter()
+    blocks = 0
+    async with aclosing(render(driver, score)) as made:
+        async for block in made:
+            room = score.num_frames - writer.num_frames
+            writer.write(block.frames[:room])
+            blocks += 1
+            on_progress(writer.num_frames)
+    return Rendered(writer.num_frames, blocks, time.perf_counter() - start)
+

@@ -1,0 +1,296 @@
+"""When each frame is due and when there is room for the next block.
+
+`PlayoutClock` holds the decisions, as plain numbers without a clock of its own; `Playout` is the
+asyncio shell around it: the queue, the waiting, the timestamps.  Neither knows how frames are made
+nor who watches.
+
+The rules:
+- The frames of a block leave at an even rate.  A generator slower than playback lowers the rate
+  smoothly; the picture pauses only when nothing is left, and then the schedule begins anew.
+- The rate is at most MAX_RATIO and, while frames are left, at least MIN_RATIO of the nominal one.
+- The next block is started when the queued time is no more than `lead_s`: the usual time to make a
+  block and a cushion sized by how much that time varies.  So the queue never holds more than
+  what `lead_s` admits and one block, and prompt-to-pixel time is bounded by the same knob.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.stream import FrameBlock
+
+CLOCK_RATE = 90_000
+"""Ticks of a presentation timestamp per second."""
+
+MAX_RATIO = 1.05
+MIN_RATIO = 0.25
+_FIRST_RATIO = 0.8  # how far one measurement alone may lower the rate
+_SLOWER_STEP = 0.10  # largest change of the rate from one frame to the next, as parts of fps
+_FASTER_STEP = 0.05
+_GAIN = 0.3  # rate correction per block of surplus; 1.0 oscillates
+_CUSHION_DEVIATIONS = 2.5
+_LATE_TOLERANCE = 0.25  # of a frame: later than this, the schedule is given up and begins anew
+
+
+@dataclass(frozen=True)
+class TimedFrame:
+    """A frame that is due now.
+
+    pixels: uint8 [H, W, 3].  number: its place in the stream.  pts: its due time in 1/90000 s since
+    the first frame of the stream, strictly increasing.
+    """
+
+    pixels: NDArray[np.uint8]
+    number: int
+    block: int
+    prompt_id: str
+    pts: int
+
+
+@dataclass
+class PlayoutClock:
+    """The decisions of playout, in seconds of any clock.  Pure: it never reads a clock or waits.
+
+    made_s: the usual time to make a block (None before the first).  deviation_s: how much that
+    varies.  rate: frames per second now.
+    """
+
+    fps: float
+    block_frames: int = 0
+    made_s: float | None = None
+    deviation_s: float = 0.0
+    rate: float = 0.0
+    num_rebased: int = 0
+    _goal: float = 0.0
+    _due: float | None = None
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=3))
+
+    def __post_init__(self) -> None:
+        self.rate = self._goal = float(self.fps)
+
+    @property
+    def cushion_s(self) -> float:
+        """Spare video wanted when a block lands: a frame and some deviations, at most a block."""
+        wanted = 1.0 / self.rate + _CUSHION_DEVIATIONS * self.deviation_s
+        return min(wanted, self.block_frames / self.rate)
+
+    @property
+    def lead_s(self) -> float:
+        """How much video may still be queued when a block is started."""
+        return 0.0 if self.made_s is None else self.made_s + self.cushion_s
+
+    def admits(self, queued_frames: int) -> bool:
+        """Whether the next block should be started now."""
+        if self.made_s is None:
+            return queued_frames == 0
+        return queued_frames / self.rate <= self.lead_s
+
+    def note_block(self, made_s: float, num_frames: int, queued_frames: int) -> None:
+        """Learn from a block that has just been queued.
+
+        made_s: time from its start to now.  queued_frames: with the new block.
+        The median of three keeps one stalled block from slowing what follows.
+        """
+        self.block_frames = num_frames
+        self._recent.append(made_s)
+        if self.made_s is None:
+            self.made_s, self.deviation_s = made_s, 0.15 * made_s
+        else:
+            off = min(abs(made_s - self.made_s), self.made_s)
+            share = 0.3 if off > self.deviation_s else 0.05
+            self.deviation_s += share * (off - self.deviation_s)
+            sample = median(self._recent) if len(self._recent) > 2 else min(self._recent)
+            self.made_s += 0.3 * (sample - self.made_s)
+        sustained = min(self.fps, num_frames / max(self.made_s, 1e-6))
+        if len(self._recent) == 1:
+            sustained = max(sustained, _FIRST_RATIO * self.fps)
+        surplus = (queued_frames - num_frames) / num_frames - self.cushion_s * self.rate / num_frames
+        self._goal = self._bounded(sustained * (1 + _GAIN * min(0.6, max(-0.6, surplus))))
+
+    def next_due(self, now: float, queued_frames: int, making_s: float | None) -> float:
+        """The due time of the next frame; the clock moves on by one frame.
+
+        queued_frames: with that frame.  making_s: for how long a block has been in the making, None
+        when none is.  A block that is overdue is expected to take as long again as it is late, and
+        what is queued is spread over that time.
+        """
+        goal = self._goal
+        if making_s is not None and self.made_s is not None:
+            awaited_s = abs(self.made_s - making_s)
+            if awaited_s > 0:
+                goal = min(goal, queued_frames / awaited_s)
+        step = min(_FASTER_STEP * self.fps, max(-_SLOWER_STEP * self.fps, goal - self.rate))
+        self.rate = self._bounded(self.rate + step)
+        due = now if self._due is None else self._due + 1.0 / self.rate
+        if now > due + _LATE_TOLERANCE / self.rate:
+            due = now
+            self.num_rebased += 1
+        self._due = due
+        return due
+
+    def restart(self) -> None:
+        """Begin the schedule anew with the next frame (after a pause); what was learnt stays."""
+        self._due = None
+
+    def applies_in_s(self, queued_frames: int, making_s: float | None) -> float:
+        """Estimated time until the first frame of a block not yet started is due.
+
+        The larger of two: playing all frames ahead of it, and making it.  0 before the first block.
+        """
+        if self.made_s is None:
+            return 0.0
+        if making_s is not None:
+            played_s = (queued_frames + self.block_frames) / self.rate
+            return max(played_s, max(self.made_s - making_s, 0.0) + self.made_s)
+        queued_s = queued_frames / self.rate
+        return max(queued_s, max(queued_s - self.lead_s, 0.0) + self.made_s)
+
+    def _bounded(self, rate: float) -> float:
+        return min(MAX_RATIO * self.fps, max(MIN_RATIO * self.fps, rate))
+
+
+class Playout:
+    """The queue of one stream between the making of blocks and their delivery.
+
+    Owner: LiveStream, on the event loop, for the life of the stream.  One task makes blocks
+    (`wait_for_room`, `put`), one takes frames (`frames`).  It never polls: waiting ends when a frame
+    leaves, a block arrives, or somebody pauses, resumes, clears or closes.
+    """
+
+    def __init__(
+        self,
+        fps: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.fps = fps
+        self.dropped = 0
+        self._clock = clock
+        self._sleep = sleep
+        self._timing = PlayoutClock(fps)
+        self._queue: deque[tuple[FrameBlock, int]] = deque()
+        self._making_since: float | None = None
+        self._epoch: float | None = None
+        self._last_pts = -1
+        self._paused = False
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    async def wait_for_room(self) -> None:
+        """Return when the next block should be started.
+
+        While paused there is no room.  After `close` it returns at once and `put` drops the block.
+        """
+        while not self._closed and (self._paused or not self._timing.admits(len(self._queue))):
+            await self._change()
+        self._making_since = self._clock()
+
+    def put(self, block: FrameBlock, made_in_s: float) -> None:
+        """Queue the frames of a block that took `made_in_s` seconds from room to here."""
+        self._making_since = None
+        if self._closed:
+            self.dropped += len(block.frames)
+            return
+        self._queue.extend((block, index) for index in range(len(block.frames)))
+        self._timing.note_block(made_in_s, len(block.frames), len(self._queue))
+        self._wake()
+
+    async def frames(self) -> AsyncIterator[TimedFrame]:
+        """Each frame when it is due, until `close`.  For one reader."""
+        while not self._closed:
+            if self._paused or not self._queue:
+                await self._change()
+                continue
+            due = self._timing.next_due(self._clock(), len(self._queue), self._making_for_s())
+            if (wait_s := due - self._clock()) > 0:
+                await self._sleep(wait_s)
+            if self._closed or self._paused or not self._queue:
+                self._timing.restart()
+                continue
+            block, index = self._queue.popleft()
+            self._wake()
+            yield TimedFrame(
+                block.frames[index],
+                block.first_frame + index,
+                block.index,
+                block.prompt_id,
+                self._pts(due),
+            )
+
+    def pause(self) -> None:
+        """Hold the picture: no frame leaves and there is no room until `resume`."""
+        self._paused = True
+        self._timing.restart()
+        self._wake()
+
+    def resume(self) -> None:
+        """Go on after `pause`, from the next queued frame."""
+        self._paused = False
+        self._timing.restart()
+        self._wake()
+
+    def clear(self) -> None:
+        """Drop what is queued."""
+        self.dropped += len(self._queue)
+        self._queue.clear()
+        self._wake()
+
+    def close(self) -> None:
+        """End `frames` and `wait_for_room`.  Idempotent."""
+        self._closed = True
+        self.clear()
+
+    @property
+    def queued_frames(self) -> int:
+        """Frames waiting for their due time."""
+        return len(self._queue)
+
+    @property
+    def queued_s(self) -> float:
+        """How long the queued frames will last at the present rate."""
+        return len(self._queue) / self._timing.rate
+
+    @property
+    def lead_s(self) -> float:
+        """How much video may still be queued when a block is started."""
+        return self._timing.lead_s
+
+    @property
+    def rate(self) -> float:
+        """Frames per second now; 0 while paused."""
+        return 0.0 if self._paused else self._timing.rate
+
+    @property
+    def playback_rate(self) -> float:
+        """`rate` over the stream's own: 1.0 is real time."""
+        return self.rate / self.fps
+
+    @property
+    def applies_in_s(self) -> float:
+        """Estimate: from now until the first frame of a prompt set now is due."""
+        return self._timing.applies_in_s(len(self._queue), self._making_for_s())
+
+    def _making_for_s(self) -> float | None:
+        return None if self._making_since is None else self._clock() - self._making_since
+
+    def _pts(self, due: float) -> int:
+        if self._epoch is None:
+            self._epoch = due
+        self._last_pts = max(self._last_pts + 1, round((due - self._epoch) * CLOCK_RATE))
+        return self._last_pts
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _change(self) -> None:
+        await self._changed.wait()

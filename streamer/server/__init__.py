@@ -1,0 +1,1 @@
+"""HTTP and WebSocket: the page, streams, signalling and control."""

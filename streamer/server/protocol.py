@@ -1,0 +1,287 @@
+"""The messages between page and server, both directions, as types.
+
+One JSON object a message over one WebSocket; `type` names the kind.  The first message of a
+client is `hello` with its protocol version.  `tests/data/protocol.json` holds one example of each
+and is read by the Python and the JavaScript tests; `docs/protocol.md` explains them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from streamer.errors import MessageError
+from streamer.stream import PROMPT_LIMIT, Prompt, Transition, TransitionKind
+
+PROTOCOL_VERSION = 1
+
+Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:-]+$")]
+Seed = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class Message(BaseModel):
+    """Base of all messages: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TransitionField(Message):
+    """How to go to the new prompt; blocks matters to `blend` alone."""
+
+    kind: Literal["cut", "swap", "recache", "blend", "scene"]
+    blocks: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class PromptField(Message):
+    """A prompt; id is chosen by the client and comes back in every event about it."""
+
+    id: Id
+    text: str
+    transition: TransitionField | None = None
+
+    def prompt(self) -> Prompt:
+        """The same as a value of the stream contract.  Raises PromptError."""
+        transition = None
+        if self.transition is not None:
+            kind = TransitionKind(self.transition.kind)
+            transition = Transition(kind, self.transition.blocks)
+        return Prompt(self.id, self.text, transition)
+
+
+# ---- client to server ---------------------------------------------------------------------------
+
+
+class Hello(Message):
+    """First message.  stream, token: go on with that stream (with its token: as its director)."""
+
+    type: Literal["hello"] = "hello"
+    version: int
+    stream: Id | None = None
+    token: Annotated[str, Field(max_length=128)] | None = None
+
+
+class Start(Message):
+    """Make a new stream; the sender becomes its director."""
+
+    type: Literal["start"] = "start"
+    prompt: PromptField
+    seed: Seed | None = None
+
+
+class Offer(Message):
+    """WebRTC offer to receive the stream's video (non-trickle; candidates are not needed)."""
+
+    type: Literal["offer"] = "offer"
+    sdp: Annotated[str, Field(max_length=60_000)]
+
+
+class SetPrompt(Message):
+    """Change the prompt; the newest wins."""
+
+    type: Literal["set_prompt"] = "set_prompt"
+    prompt: PromptField
+
+
+class SetSeed(Message):
+    """Begin the picture anew with other noise."""
+
+    type: Literal["set_seed"] = "set_seed"
+    seed: Seed
+
+
+class Pause(Message):
+    """Stop making blocks; the last picture stays."""
+
+    type: Literal["pause"] = "pause"
+
+
+class Resume(Message):
+    """Go on after a pause."""
+
+    type: Literal["resume"] = "resume"
+
+
+class Stop(Message):
+    """End the stream for everybody (director) or leave it (viewer)."""
+
+    type: Literal["stop"] = "stop"
+
+
+class Ping(Message):
+    """Round-trip measurement and sign of life."""
+
+    type: Literal["ping"] = "ping"
+    id: Annotated[int, Field(ge=0)]
+
+
+class Shown(Message):
+    """The page painted the first frame of a prompt.  latency_ms: from Enter to that picture."""
+
+    type: Literal["shown"] = "shown"
+    prompt_id: Id
+    latency_ms: Annotated[float, Field(ge=0)]
+
+
+ClientMessage = Annotated[
+    Hello | Start | Offer | SetPrompt | SetSeed | Pause | Resume | Stop | Ping | Shown,
+    Field(discriminator="type"),
+]
+
+
+# ---- server to client ---------------------------------------------------------------------------
+
+
+class Welcome(Message):
+    """Answer to hello: what this server is and how far its model is loaded (0..1)."""
+
+    type: Literal["welcome"] = "welcome"
+    version: int
+    server: str
+    model: str
+    title: str
+    examples: list[str]
+    transitions: list[str]
+    prompt_limit: int = PROMPT_LIMIT
+    loading: float
+    ice_servers: list[str]
+
+
+class Loading(Message):
+    """Progress of loading the model.  progress 0..1; stage: what is being done."""
+
+    type: Literal["loading"] = "loading"
+    progress: float
+    stage: str
+
+
+class StreamInfo(Message):
+    """The stream this client is attached to; token is sent to the director only."""
+
+    type: Literal["stream"] = "stream"
+    id: Id
+    token: str | None
+    model: str
+    seed: int
+    width: int
+    height: int
+    fps: int
+    prompt: PromptField
+    state: str
+
+
+class Answer(Message):
+    """WebRTC answer."""
+
+    type: Literal["answer"] = "answer"
+    sdp: str
+    codec: str
+
+
+class PromptAccepted(Message):
+    """The prompt will take effect at `block`, in about `applies_in_s` seconds."""
+
+    type: Literal["prompt_accepted"] = "prompt_accepted"
+    prompt_id: Id
+    block: int
+    applies_in_s: float
+
+
+class PromptApplied(Message):
+    """The first frame of the prompt was handed to the encoder.
+
+    rtp_timestamp: what that frame carries to this viewer (90 kHz, modulo 2^32), so that the page
+    knows it when it is painted; null for a client without video.
+    """
+
+    type: Literal["prompt_applied"] = "prompt_applied"
+    prompt_id: Id
+    text: str
+    block: int
+    frame: int
+    rtp_timestamp: int | None
+
+
+class Status(Message):
+    """State of the stream, with a sentence for people where there is something to say."""
+
+    type: Literal["status"] = "status"
+    state: Literal["starting", "playing", "paused", "restoring", "parked", "ended"]
+    detail: str = ""
+
+
+class Statistics(Message):
+    """Once a second.  playback_rate: frames per second played over the stream's own rate."""
+
+    type: Literal["statistics"] = "statistics"
+    fps_generated: float
+    fps_played: float
+    playback_rate: float
+    queued_s: float
+    lead_s: float
+    block_ms: float
+    block: int
+    viewers: int
+    dropped: int
+    bitrate_kbps: float
+
+
+class Pong(Message):
+    """Answer to ping, with the same id."""
+
+    type: Literal["pong"] = "pong"
+    id: int
+
+
+class Error(Message):
+    """Something went wrong; nothing was changed.  about: type of the message it answers."""
+
+    type: Literal["error"] = "error"
+    code: str
+    message: str
+    about: str | None = None
+
+
+ServerMessage = Annotated[
+    Welcome
+    | Loading
+    | StreamInfo
+    | Answer
+    | PromptAccepted
+    | PromptApplied
+    | Status
+    | Statistics
+    | Pong
+    | Error,
+    Field(discriminator="type"),
+]
+
+_CLIENT: TypeAdapter[ClientMessage] = TypeAdapter(ClientMessage)
+_SERVER: TypeAdapter[ServerMessage] = TypeAdapter(ServerMessage)
+
+
+def decode_client(text: str) -> ClientMessage:
+    """Read a message of a client.  Raises MessageError that says which field is wrong and why."""
+    try:
+        return _CLIENT.validate_json(text)
+    except ValidationError as error:
+        raise MessageError(_first_fault(error)) from error
+
+
+def decode_server(text: str) -> ServerMessage:
+    """Read a message of the server (tests and Python clients).  Raises MessageError."""
+    try:
+        return _SERVER.validate_json(text)
+    except ValidationError as error:
+        raise MessageError(_first_fault(error)) from error
+
+
+def encode(message: Message) -> str:
+    """One message as JSON text."""
+    return message.model_dump_json()
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "message"
+    return f"{where}: {fault['msg']}"

@@ -1,0 +1,277 @@
+"""What a stream is and what is kept of it: the contract between the loop and the worker.
+
+The truth of a stream is small: its spec, its script, and the clean latents of its sinks and its
+last window.  Everything else (keys, values, decoder memory) is a cache that `restore` rebuilds.
+This module holds values only; it knows neither torch nor sockets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.errors import ConfigError, PromptError
+
+SCRIPT_VERSION = 1
+PROMPT_LIMIT = 2000
+"""Longest accepted prompt, in characters."""
+
+
+class TransitionKind(StrEnum):
+    """How a stream goes from one prompt to the next."""
+
+    CUT = "cut"  # fresh stream state: a new picture, as if the stream began here
+    SWAP = "swap"  # new text, same history
+    RECACHE = "recache"  # new text, and the window's keys recomputed under it
+    BLEND = "blend"  # text embeddings interpolated over `blocks` blocks
+    SCENE = "scene"  # history dropped except the decoder's memory; a new sink
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A transition and, for `blend`, over how many blocks it runs."""
+
+    kind: TransitionKind
+    blocks: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.blocks <= 64:
+            raise PromptError(f"transition.blocks is {self.blocks}; it must be 1 to 64")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text that steers the stream.  transition None: the model's default."""
+
+    id: str
+    text: str
+    transition: Transition | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise PromptError("the prompt is empty; type what you want to see")
+        if len(self.text) > PROMPT_LIMIT:
+            raise PromptError(
+                f"the prompt has {len(self.text)} characters; at most {PROMPT_LIMIT} are accepted"
+            )
+
+
+@dataclass(frozen=True)
+class Reseed:
+    """Start the picture anew with other noise, under the same prompt."""
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The caches were rebuilt from the truth before this block.
+
+    Rebuilt caches differ from grown ones by what older blocks once attended to, so a replay must
+    rebuild at the same place to show the same frames.
+    """
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The stream ended before this block; nothing follows."""
+
+
+Event = Prompt | Reseed | Restored | Ended
+_EVENT_TYPES: dict[str, type[Prompt] | type[Reseed] | type[Restored] | type[Ended]] = {
+    "prompt": Prompt,
+    "reseed": Reseed,
+    "restored": Restored,
+    "ended": Ended,
+}
+_EVENT_NAMES = {cls: name for name, cls in _EVENT_TYPES.items()}
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What does not change while a stream lives.  width, height in pixels."""
+
+    model: str
+    seed: int
+    width: int
+    height: int
+    fps: int
+
+
+@dataclass(frozen=True)
+class BlockTimings:
+    """Where the time of one block went, in milliseconds."""
+
+    text_ms: float = 0.0
+    denoise_ms: float = 0.0
+    commit_ms: float = 0.0
+    decode_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class FrameBlock:
+    """One block of a stream, as the worker hands it over.
+
+    index: position in the stream.  first_frame: number of its first frame in the stream.
+    frames: uint8 [T, H, W, 3], RGB.  latents: float32 [F, C, H, W], clean, normalised; empty for
+    a model without latents.  prompt_id: the prompt in force.
+    """
+
+    index: int
+    first_frame: int
+    frames: NDArray[np.uint8]
+    latents: NDArray[np.float32]
+    prompt_id: str
+    timings: BlockTimings = BlockTimings()
+
+
+@dataclass
+class Script:
+    """The spec of a stream and all that was done to it, by block.  Append-only."""
+
+    spec: StreamSpec
+    events: list[tuple[int, Event]] = field(default_factory=list)
+
+    def append(self, block: int, event: Event) -> None:
+        """Record that `event` took effect at the start of `block`.
+
+        Raises ValueError when an earlier block than the last recorded one is named.
+        """
+        if self.events and block < self.events[-1][0]:
+            raise ValueError(f"block {block} comes before the last event's {self.events[-1][0]}")
+        self.events.append((block, event))
+
+    def at(self, block: int) -> tuple[Event, ...]:
+        """The events that take effect at the start of `block`, in order."""
+        return tuple(event for index, event in self.events if index == block)
+
+    def prompt_before(self, block: int) -> Prompt | None:
+        """The prompt in force when `block` starts, before that block's own events."""
+        found = None
+        for index, event in self.events:
+            if index >= block:
+                break
+            if isinstance(event, Prompt):
+                found = event
+        return found
+
+    def prompts_before(self, block: int) -> list[tuple[int, Prompt]]:
+        """All prompts that took effect before `block`, with their blocks, oldest first."""
+        return [(i, e) for i, e in self.events if i < block and isinstance(e, Prompt)]
+
+    def lines(self) -> Iterator[str]:
+        """The script as JSON Lines: the spec, then one line an event."""
+        yield json.dumps({"type": "spec", "version": SCRIPT_VERSION, **asdict(self.spec)})
+        for block, event in self.events:
+            yield event_line(block, event)
+
+    @classmethod
+    def read(cls, file: TextIO, name: str = "script") -> Script:
+        """Read what `lines` wrote.
+
+        An incomplete last line (of a process that died while writing) is left out.
+        Raises ConfigError, naming file and line, when anything else is wrong.
+        """
+        rows = file.read().split("\n")
+        script: Script | None = None
+        for number, row in enumerate(rows, start=1):
+            if not row.strip():
+                continue
+            try:
+                record = json.loads(row)
+                if script is None:
+                    script = cls(_spec_from(record))
+                else:
+                    block, event = _event_from(record)
+                    script.append(block, event)
+            except (ValueError, TypeError, KeyError, AttributeError, PromptError) as error:
+                if number == len(rows) and script is not None:
+                    break
+                raise ConfigError(f"{name}, line {number}: {error}") from error
+        if script is None:
+            raise ConfigError(f"{name}: empty; the first line must be the stream's spec")
+        return script
+
+
+def event_line(block: int, event: Event) -> str:
+    """One event as a line of JSON."""
+    return json.dumps({"type": _EVENT_NAMES[type(event)], "block": block, **asdict(event)})
+
+
+def _spec_from(record: dict[str, object]) -> StreamSpec:
+    if record.pop("type", None) != "spec":
+        raise ValueError("the first line must have type 'spec'")
+    if (version := record.pop("version", None)) != SCRIPT_VERSION:
+        raise ValueError(f"script version {version}, this program reads {SCRIPT_VERSION}")
+    return StreamSpec(**record)  # type: ignore[arg-type]
+
+
+def _event_from(record: dict[str, object]) -> tuple[int, Event]:
+    kind = str(record.pop("type"))
+    block = record.pop("block")
+    if not isinstance(block, int) or block < 0:
+        raise ValueError(f"block is {block!r}; it must be a number from 0")
+    if kind not in _EVENT_TYPES:
+        raise ValueError(f"unknown event {kind!r}; known: {', '.join(_EVENT_TYPES)}")
+    transition = record.get("transition")
+    if isinstance(transition, dict):
+        record["transition"] = Transition(
+            TransitionKind(transition["kind"]), int(transition["blocks"])
+        )
+    return block, _EVENT_TYPES[kind](**record)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """All that is needed to go on with a stream at `next_block` in a new worker.
+
+    history: the clean latents kept, oldest first, as (block index, [F, C, H, W]): the sink blocks
+    of the present scene and the last window.  first_frame: number of the next frame.
+    """
+
+    script: Script
+    next_block: int
+    first_frame: int
+    history: tuple[tuple[int, NDArray[np.float32]], ...]
+
+
+class History:
+    """The clean latents a stream keeps: the sink blocks of the scene and the last window."""
+
+    def __init__(self, window: int, sink: int, block: int) -> None:
+        """window, sink, block in latent frames; window 0 keeps every block."""
+        self._recent_blocks = -(-window // block) if window else 0
+        self._sink_blocks = -(-sink // block)
+        self._blocks: list[tuple[int, NDArray[np.float32]]] = []
+
+    def add(self, index: int, latents: NDArray[np.float32]) -> None:
+        """Keep a block's latents, and drop what neither sink nor window needs any more."""
+        self._blocks.append((index, latents))
+        if self._recent_blocks and len(self._blocks) > self._sink_blocks + self._recent_blocks:
+            del self._blocks[self._sink_blocks]
+
+    def restart(self) -> None:
+        """Forget everything: the picture begins anew."""
+        self._blocks.clear()
+
+    def kept(self) -> tuple[tuple[int, NDArray[np.float32]], ...]:
+        """What is kept, oldest first."""
+        return tuple(self._blocks)
+
+
+def begins_anew(event: Event) -> bool:
+    """Whether the event drops the history before its block."""
+    if isinstance(event, Reseed):
+        return True
+    return (
+        isinstance(event, Prompt)
+        and event.transition is not None
+        and event.transition.kind in (TransitionKind.CUT, TransitionKind.SCENE)
+    )
