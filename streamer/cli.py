@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from streamer.stream import Prompt, Script
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, by the shells' convention."""
@@ -307,7 +308,7 @@ def require_writable(path: Path) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def run_interruptibly[T](work: Coroutine[Any, Any, T]) -> T:
+def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; Ctrl-C or SIGTERM cancels it, so that files are closed and workers ended."""
 
     async def guarded() -> T:

@@ -37,7 +37,7 @@ _SLOWER_STEP = 0.10  # largest change of the rate from one frame to the next, as
 _FASTER_STEP = 0.05
 _GAIN = 0.3  # rate correction per block of surplus; 1.0 oscillates
 _CUSHION_DEVIATIONS = 2.5
-_LATE_TOLERANCE = 0.25  # of a frame: later than this, the schedule is given up and begins anew
+_LATE_TOLERANCE = 0.5  # of a frame: a loop that wakes later than this has lost the schedule
 
 
 @dataclass(frozen=True)
@@ -97,30 +97,37 @@ class PlayoutClock:
         """Learn from a block that has just been queued.
 
         made_s: time from its start to now.  queued_frames: with the new block.
-        The median of three keeps one stalled block from slowing what follows.
+        The median of three keeps one stalled block from slowing those that follow.
         """
         self.block_frames = num_frames
         self._recent.append(made_s)
         if self.made_s is None:
-            self.made_s, self.deviation_s = made_s, 0.15 * made_s
+            # The first block warms everything up, so it may lower the rate a little only.
+            self.made_s = min(made_s, num_frames / (_FIRST_RATIO * self.fps))
+            self.deviation_s = 0.15 * self.made_s
         else:
             off = min(abs(made_s - self.made_s), self.made_s)
             share = 0.3 if off > self.deviation_s else 0.05
             self.deviation_s += share * (off - self.deviation_s)
             sample = median(self._recent) if len(self._recent) > 2 else min(self._recent)
-            self.made_s += 0.3 * (sample - self.made_s)
+            self.made_s += (sample - self.made_s) / len(self._recent)
         sustained = min(self.fps, num_frames / max(self.made_s, 1e-6))
-        if len(self._recent) == 1:
-            sustained = max(sustained, _FIRST_RATIO * self.fps)
-        surplus = (queued_frames - num_frames) / num_frames - self.cushion_s * self.rate / num_frames
+        surplus = (
+            queued_frames - num_frames
+        ) / num_frames - self.cushion_s * self.rate / num_frames
         self._goal = self._bounded(sustained * (1 + _GAIN * min(0.6, max(-0.6, surplus))))
 
-    def next_due(self, now: float, queued_frames: int, making_s: float | None) -> float:
+    def next_due(
+        self, now: float, queued_frames: int, making_s: float | None, *, waited: bool = False
+    ) -> float:
         """The due time of the next frame; the clock moves on by one frame.
 
         queued_frames: with that frame.  making_s: for how long a block has been in the making, None
         when none is.  A block that is overdue is expected to take as long again as it is late, and
         what is queued is spread over that time.
+        waited: there was nothing to show (or the stream was paused).  Then a frame that is late
+        already starts the schedule anew at `now`, so that nothing is made up for; a loop that
+        merely woke late keeps it, up to half a frame.
         """
         goal = self._goal
         if making_s is not None and self.made_s is not None:
@@ -130,15 +137,11 @@ class PlayoutClock:
         step = min(_FASTER_STEP * self.fps, max(-_SLOWER_STEP * self.fps, goal - self.rate))
         self.rate = self._bounded(self.rate + step)
         due = now if self._due is None else self._due + 1.0 / self.rate
-        if now > due + _LATE_TOLERANCE / self.rate:
+        if now > due + (0.0 if waited else _LATE_TOLERANCE / self.rate):
             due = now
             self.num_rebased += 1
         self._due = due
         return due
-
-    def restart(self) -> None:
-        """Begin the schedule anew with the next frame (after a pause); what was learnt stays."""
-        self._due = None
 
     def applies_in_s(self, queued_frames: int, making_s: float | None) -> float:
         """Estimated time until the first frame of a block not yet started is due.
@@ -161,8 +164,8 @@ class Playout:
     """The queue of one stream between the making of blocks and their delivery.
 
     Owner: LiveStream, on the event loop, for the life of the stream.  One task makes blocks
-    (`wait_for_room`, `put`), one takes frames (`frames`).  It never polls: waiting ends when a frame
-    leaves, a block arrives, or somebody pauses, resumes, clears or closes.
+    (`wait_for_room`, `put`), one takes frames (`frames`).  It never polls: waiting ends when a
+    frame leaves, a block arrives, or somebody pauses, resumes, clears or closes.
     """
 
     def __init__(
@@ -206,15 +209,18 @@ class Playout:
 
     async def frames(self) -> AsyncIterator[TimedFrame]:
         """Each frame when it is due, until `close`.  For one reader."""
+        waited = False
         while not self._closed:
             if self._paused or not self._queue:
                 await self._change()
+                waited = True
                 continue
-            due = self._timing.next_due(self._clock(), len(self._queue), self._making_for_s())
+            now, making_s = self._clock(), self._making_for_s()
+            due = self._timing.next_due(now, len(self._queue), making_s, waited=waited)
+            waited = False
             if (wait_s := due - self._clock()) > 0:
                 await self._sleep(wait_s)
             if self._closed or self._paused or not self._queue:
-                self._timing.restart()
                 continue
             block, index = self._queue.popleft()
             self._wake()
@@ -229,13 +235,11 @@ class Playout:
     def pause(self) -> None:
         """Hold the picture: no frame leaves and there is no room until `resume`."""
         self._paused = True
-        self._timing.restart()
         self._wake()
 
     def resume(self) -> None:
         """Go on after `pause`, from the next queued frame."""
         self._paused = False
-        self._timing.restart()
         self._wake()
 
     def clear(self) -> None:

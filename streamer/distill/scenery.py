@@ -26,7 +26,7 @@ Colour = tuple[float, float, float]
 
 
 def hex_colour(text: str) -> Colour:
-    """"#rrggbb" as three numbers in 0..1."""
+    """ "#rrggbb" as three numbers in 0..1."""
     value = int(text[1:], 16)
     return (value >> 16) / 255.0, (value >> 8 & 255) / 255.0, (value & 255) / 255.0
 
@@ -115,7 +115,8 @@ def spread(count: int, seed: int, jitter: float = 0.3) -> list[tuple[float, floa
 
 def _round_tree(strip: Strip, x: float, foot: float, size: float) -> None:
     strip.paint(strip.box(x, foot - size * 0.5, size * 0.07, foot), "#8a5a3a")
-    strip.paint(strip.ellipse(x, foot - size * 0.68, size * 0.32, size * 0.34), "#3f9e48", "#2b7f3f")
+    crown = strip.ellipse(x, foot - size * 0.68, size * 0.32, size * 0.34)
+    strip.paint(crown, "#3f9e48", "#2b7f3f")
 
 
 def _pine(strip: Strip, x: float, foot: float, size: float, top: str, bottom: str) -> None:
@@ -211,8 +212,12 @@ def paint_city(height: int, windows: Strip) -> list[Strip]:
     far, middle, ground = Strip(height), Strip(height), Strip(height)
     for x, r in spread(16, 29, 0.4):
         far.paint(far.box(x, 0.50 - 0.26 * r, 0.13, 1.0), "#9fb0cc", "#b7c4da")
-    colours = (("#d9715f", "#c25c4c"), ("#5b8fb9", "#4a7aa3"), ("#e3b15b", "#cf9a46"),
-               ("#7d6fa8", "#695b93"))
+    colours = (
+        ("#d9715f", "#c25c4c"),
+        ("#5b8fb9", "#4a7aa3"),
+        ("#e3b15b", "#cf9a46"),
+        ("#7d6fa8", "#695b93"),
+    )
     for index, (x, r) in enumerate(spread(13, 31, 0.1)):
         top, half = 0.58 - 0.30 * r, 0.155
         middle.paint(middle.box(x, top, half, 1.0), *colours[index % 4])
@@ -291,7 +296,9 @@ def paint_scenery(height: int, device: torch.device) -> Scenery:
     return Scenery(layers, single[0], single[1], single[2], clouds.columns)
 
 
-def cut(table: Tensor, first_row: Tensor | None, left_px: Tensor, width: int, columns: int) -> Tensor:
+def cut(
+    table: Tensor, first_row: Tensor | None, left_px: Tensor, width: int, columns: int
+) -> Tensor:
     """Cut a picture's width out of strips, between pixels by linear interpolation.
 
     table: [strips * columns, R].  first_row: [N] index of each frame's strip, or None for the

@@ -20,7 +20,8 @@ MOTIONS: tuple[str, ...] = (
     "rests", "moves left", "moves right", "bounces", "floats", "circles", "spins",
 )  # fmt: skip
 GROUND_Y = 0.90
-PATCH = 0.66  # side of the square a sprite is drawn into; holds the largest one turned by 45 degrees
+# The side of the square a sprite is drawn into: it holds the largest one turned by 45 degrees.
+PATCH = 0.66
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Stage:
                 aspect / 2 + 0.40 * torch.cos(wheel),
                 0.47 + 0.20 * torch.sin(wheel),
                 still,
-                (-2.5 * torch.sin(wheel)).clamp(-1, 1),
+                (-5.0 * torch.sin(wheel)).clamp(-1, 1),
             ),
             (place, 0.52 + still, 2.4 * pace * t + phase, resting),
         )
@@ -113,7 +114,8 @@ class Stage:
         """Draw one sprite with its shadow into every frame, in place.
 
         frames: [N, W, 3, H].  subject: [N].  presence: [N], 0 (absent) to 1; scales and fades.
-        light: [N, 3], the colour of the light.
+        light: [N, 3], the colour of the light; what it lacks comes back in part as a pale sheen,
+        so that dark sprites stand out from a dark night.
         """
         self._shade(frames, subject, pose, presence)
         num, width, _, height = frames.shape
@@ -133,7 +135,8 @@ class Stage:
         )
         patch = functional.grid_sample(self.sprites[subject], grid, align_corners=False)
         patch = patch * presence[:, None, None, None]
-        colour = patch[:, :3] * light[:, :, None, None]
+        lit, lift = light[:, :, None, None], 0.25 * (1 - light)[:, :, None, None]
+        colour = patch[:, :3] * lit + patch[:, 3:] * lift
         clip = torch.arange(num, device=frames.device)[:, None, None]
         pixels = frames.permute(0, 1, 3, 2)
         place = (clip, columns[:, None, :], rows[:, :, None])

@@ -18,9 +18,10 @@ import json
 import math
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,7 +30,20 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from streamer.errors import ConfigError
+from streamer.distill.captions import (
+    HELD_OUT_SYNONYMS,
+    MOTION_WORDS,
+    SCENE_WORDS,
+    SUBJECT_WORDS,
+    TIME_WORDS,
+    WEATHER_WORDS,
+    Caption,
+    caption,
+    held_out_combination,
+    sample_pair,
+)
+from streamer.distill.world import ATTRIBUTES, SceneSpec
+from streamer.errors import ConfigError, StreamerError
 from streamer.models.text import (
     NOT_MENTIONED,
     Attribute,
@@ -37,6 +51,7 @@ from streamer.models.text import (
     TextEncoderConfig,
     WordTable,
     clean_prompt,
+    load_text_encoder,
     load_word_table,
     save_text_encoder,
     split_words,
@@ -446,3 +461,142 @@ def measure_encode_ms(encoder: StorybookTextEncoder, repeats: int = 50) -> float
         encoder.encode([text])
         times.append(time.perf_counter() - start)
     return 1000.0 * sorted(times)[repeats // 2]
+
+
+# ---------------------------------------------------------------- the storybook world
+
+
+def draw_storybook_examples(count: int, seed: int, held_out: bool = False) -> list[Example]:
+    """Captions of the storybook world.  held_out: with the synonyms kept back from training."""
+    chance = random.Random(seed)
+    drawn = (sample_pair(chance, held_out=held_out) for _ in range(count))
+    return [_example(spec, caption) for spec, caption in drawn]
+
+
+def draw_held_out_combinations(count: int, seed: int) -> list[Example]:
+    """Known words for scene, subject and time of day that training never combines."""
+    chance = random.Random(seed)
+    examples: list[Example] = []
+    while len(examples) < count:
+        spec = SceneSpec(*(chance.randrange(len(names)) for names in ATTRIBUTES.values()))
+        if held_out_combination(spec):
+            examples.append(_example(spec, caption(spec, chance)))
+    return examples
+
+
+def draw_fragments(count: int, seed: int) -> list[Example]:
+    """Loose phrases as a viewer types them mid-stream: "it spins", "the car, at night, snowing"."""
+    chance = random.Random(seed)
+    tables = {
+        "scene": SCENE_WORDS,
+        "time": TIME_WORDS,
+        "weather": WEATHER_WORDS,
+        "subject": SUBJECT_WORDS,
+        "motion": MOTION_WORDS,
+    }
+    examples = []
+    for _ in range(count):
+        names = chance.sample(list(tables), chance.choice((1, 1, 2, 2, 3)))
+        mentions = {name: chance.choice(list(tables[name])) for name in names}
+        phrases = [chance.choice(tables[name][said]) for name, said in mentions.items()]
+        opening = chance.choice(("", "", "it is ", "now it ", "and "))
+        examples.append(Example(opening + chance.choice((", ", " ")).join(phrases), mentions))
+    return examples
+
+
+def _example(spec: SceneSpec, said: Caption) -> Example:
+    numbers = asdict(spec)
+    mentions = {
+        name: classes[numbers[name]]
+        for name, classes in ATTRIBUTES.items()
+        if name in said.mentions
+    }
+    return Example(said.text, mentions)
+
+
+def _held_out_words() -> set[str]:
+    phrases = (
+        phrase
+        for classes in HELD_OUT_SYNONYMS.values()
+        for wordings in classes.values()
+        for phrase in wordings
+    )
+    return {word for phrase in phrases for word in split_words(phrase)}
+
+
+def measure_synonyms(encoder: StorybookTextEncoder) -> dict[str, object]:
+    """Each held-out wording on its own: the share read right per attribute, and every miss."""
+    result: dict[str, object] = {}
+    for name, classes in HELD_OUT_SYNONYMS.items():
+        wordings = [(phrase, wanted) for wanted, said in classes.items() for phrase in said]
+        read = [encoder.describe(phrase)[name][0] for phrase, _ in wordings]
+        misses = [
+            f"{phrase}: {got}, not {wanted}"
+            for (phrase, wanted), got in zip(wordings, read, strict=True)
+            if got != wanted
+        ]
+        result[name] = {"right": 1.0 - len(misses) / len(wordings), "misses": misses}
+    return result
+
+
+def report_on(path: Path, count: int = 2000) -> dict[str, object]:
+    """Size, speed and accuracies of a saved encoder on captions drawn apart from training."""
+    encoder = load_text_encoder(path)
+    known = draw_storybook_examples(count, seed=1_000_001)
+    combinations = draw_held_out_combinations(count, seed=1_000_002)
+    synonyms = draw_storybook_examples(count, seed=1_000_003, held_out=True)
+    return {
+        "bytes": path.stat().st_size,
+        "encode_ms": round(measure_encode_ms(encoder), 2),
+        "threads": torch.get_num_threads(),
+        "known_phrasing": measure_accuracy(encoder, known),
+        "held_out_combinations": measure_accuracy(encoder, combinations),
+        "held_out_synonyms_in_captions": measure_accuracy(encoder, synonyms),
+        "held_out_synonyms_alone": measure_synonyms(encoder),
+    }
+
+
+def _obtain_words(source: Path | None, out: Path) -> WordTable:
+    if source is not None:
+        return load_word_table(source)
+    table = build_word_table()
+    save_word_table(table, out / "words.safetensors")
+    return table
+
+
+def _print_progress(step: int, loss: float) -> None:
+    if step % 100 == 0:
+        print(f"step={step} loss={loss:.3f}", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train the storybook text encoder and report how well it reads."""
+    parser = argparse.ArgumentParser(prog="python -m streamer.distill.text_stage")
+    parser.add_argument("--out", type=Path, required=True, help="folder for text.safetensors")
+    parser.add_argument("--word-vectors", type=Path, help="a word table or encoder made before")
+    parser.add_argument("--steps", type=int, default=TextTraining.steps)
+    parser.add_argument("--captions", type=int, default=TextTraining.num_captions)
+    chosen = parser.parse_args(arguments)
+    training = TextTraining(num_captions=chosen.captions, steps=chosen.steps)
+    try:
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        table = _obtain_words(chosen.word_vectors, chosen.out)
+    except (StreamerError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    attributes = tuple(Attribute(name, classes) for name, classes in ATTRIBUTES.items())
+    config = TextEncoderConfig(attributes, word_width=table.width)
+    examples = draw_storybook_examples(training.num_captions, training.seed)
+    examples += draw_fragments(training.num_captions // 4, training.seed)
+    batches = CaptionBatches(examples, attributes, table, _held_out_words())
+    encoder = train_text_encoder(batches, config, table, training, _print_progress)
+    path = chosen.out / "text.safetensors"
+    save_text_encoder(encoder, path)
+    report = json.dumps(report_on(path), indent=2)
+    (chosen.out / "text.json").write_text(report + "\n")
+    print(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,10 +1,9 @@
 """VAEStage: trains the embedded autoencoder on clips of the storybook world, rendered as it goes.
 
-The posterior has a fixed width: noise of LATENT_NOISE is added to the encoder's output, and its
-square is kept small, which
-is a KL divergence up to constants (Kingma and Welling 2014, arXiv:1312.6114, appendix B).  The
-decoder so learns to bear
-latents that are slightly off, as a transformer's are.
+Noise of LATENT_NOISE times the latents' own scale is added before decoding, so that the decoder
+learns to bear latents that are slightly off, as a transformer's are; their square is kept small.
+Together that stands in for the KL term of a variational autoencoder with a fixed posterior width
+(Kingma and Welling 2014, arXiv:1312.6114, appendix B).
 """
 
 from __future__ import annotations
@@ -58,17 +57,19 @@ class WorldClips:
         specs = sample_specs(count, generator)
         targets = sample_specs(changing, generator)
         seeds = torch.randint(1 << 31, (count,), generator=generator).tolist()
-        start_s = float(torch.rand((), generator=generator)) * 20
+        starts = (torch.rand(count, generator=generator) * 60).tolist()
+        # A morph takes a second and a clip half of one: begin anywhere, so that all its parts are seen.
+        ahead = torch.rand(changing, generator=generator).tolist()
         still = self._renderer.render(
-            specs[changing:], seeds[changing:], self._num_frames, start_s=start_s
+            specs[changing:], seeds[changing:], self._num_frames, start_s=starts[changing:]
         )
         moving = self._renderer.render(
             specs[:changing],
             seeds[:changing],
             self._num_frames,
-            start_s=start_s,
+            start_s=starts[:changing],
             switch_to=targets,
-            switch_s=start_s + 0.1,
+            switch_s=[start - share for start, share in zip(starts, ahead, strict=False)],
         )
         return torch.cat([moving, still])
 
@@ -78,7 +79,7 @@ class VAEStageConfig:
     """Weights of the losses and sizes of a batch.
 
     crop_px: side of the square crops, a multiple of the spatial reduction.  steps_per_pool: steps
-    before a new pool.
+    before a new pool.  detail_steps: steps over which the weights of edges, detail and motion grow.
     """
 
     crop_px: int = 128
@@ -90,6 +91,7 @@ class VAEStageConfig:
     fine_weight: float = 1.0
     motion_weight: float = 0.5
     latent_weight: float = 3e-4
+    detail_steps: int = 300
 
 
 class VAEStage:
@@ -134,14 +136,17 @@ class VAEStage:
         video = self._crops(self._pool(step // self.config.steps_per_pool), generator)
         latents, _ = self.vae.encode(video)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        output, _ = self.vae.decode_raw(latents + LATENT_NOISE * noise)
+        scale = LATENT_NOISE * latents.detach().square().mean().sqrt()
+        output, _ = self.vae.decode_raw(latents + scale * noise)
         gap = output - video
         pixel = gap.abs().mean()
         edge, fine, motion = _edge(gap), _fine(gap), _motion(gap)
         size = latents.square().mean()
         config = self.config
-        loss = pixel + config.edge_weight * edge + config.fine_weight * fine
-        loss = loss + config.motion_weight * motion + config.latent_weight * size
+        detail = config.edge_weight * edge + config.fine_weight * fine + config.motion_weight * motion
+        # While pictures are grey, any detail is a wrong one: asked for too early it holds them grey.
+        share = min(1.0, step / config.detail_steps)
+        loss = pixel + share * detail + config.latent_weight * size
         psnr = -10 * gap.detach().square().mean().log10()
         numbers = {
             "pixel": pixel,

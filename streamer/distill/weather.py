@@ -41,7 +41,7 @@ class Sky:
     def __init__(self, device: torch.device, height: int) -> None:
         self.height = height
         self.columns = round(TILE_COLUMNS * height)
-        self.rain = _marks(height, 44, 3, (0.0055, 0.055), 0.15).to(device)
+        self.rain = _marks(height, 40, 3, (0.0075, 0.06), 0.15).to(device)
         self.near_snow = _marks(height, 16, 5, (0.021, 0.021), 0.0).to(device)
         self.far_snow = _marks(height, 44, 7, (0.012, 0.012), 0.0).to(device)
 

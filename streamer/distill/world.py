@@ -47,10 +47,11 @@ _ORB = ("#fff6c4", "#ffdf8a", "#f4f2dc")
 _ORB_PLACE = ((0.20, 0.055, 0.30), (0.46, 0.085, 0.60), (0.17, 0.060, 0.22))  # y, radius, glow
 _CLOUD = ("#ffffff", "#ffb3a0", "#3b4372")
 # One row for each weather: how grey the sky, how dim the light, clouds, rain, snow.
-_WEATHER = ((0.0, 1.0, 0.75, 0.0, 0.0), (0.80, 0.72, 0.30, 1.0, 0.0), (0.62, 0.95, 0.30, 0.0, 1.0))
+_WEATHER = ((0.0, 1.0, 0.75, 0.0, 0.0), (0.80, 0.72, 0.30, 1.0, 0.0), (0.50, 0.95, 0.35, 0.0, 1.0))
 _GREY = ((0.52, 0.57, 0.65), (0.86, 0.80, 0.84))  # what rain and snow turn a daylight sky to
-_WHITENING = (0.72, 0.78, 0.66, 0.12, 0.66, 0.70)  # how white snow lies, one for each scene
-_LAYER_SNOW = (0.75, 0.75, 1.0)
+_WHITENING = (0.74, 0.72, 0.66, 0.15, 0.50, 0.62)  # how white snow lies, one for each scene
+_LAYER_SNOW = (0.70, 0.75, 1.15)
+_SNOW_GLOW = 0.35  # lying snow is brighter than the light alone would make it
 _PARALLAX = (0.15, 0.40, 1.0)
 _HAZE = (0.26, 0.06, 0.0)
 _PAN = 0.07  # fastest camera, picture heights per second
@@ -224,6 +225,7 @@ class Renderer:
         night = shot.mix(self.is_night, 1)
         daylight = shot.mix(self.light, 1)
         light = daylight * dim[:, None]
+        fallen = light + _SNOW_GLOW * (1 - light)
         horizon = self._overcast(shot, daylight, grey, snow)
         frames = self._paint_sky(shot, horizon, grey, night, cover)
         settled = torch.where(shot.change < 1, shot.old[:, 0], shot.new[:, 0])
@@ -233,7 +235,7 @@ class Renderer:
             haze = _HAZE[layer]
             white = snow * shot.mix(self.whitening, 0) * _LAYER_SNOW[layer]
             gain = light * ((1 - haze) * (1 - white))[:, None]
-            bias = horizon[:, 2] * haze + light * ((1 - haze) * white)[:, None]
+            bias = horizon[:, 2] * haze + fallen * ((1 - haze) * white)[:, None]
             leave = torch.where(moving, shot.change, torch.zeros_like(shot.change))
             self._lay(frames, shot, layer, settled, gain, bias, night, leave, is_leaving=True)
             if len(between):
@@ -247,7 +249,7 @@ class Renderer:
                     night[between], 1 - part.change, is_leaving=False,
                 )  # fmt: skip
                 frames[between] = some
-        self._paint_subjects(frames, shot, 0.30 + 0.70 * light)
+        self._paint_subjects(frames, shot, 0.50 + 0.50 * light)
         self._paint_weather(frames, shot, rain, snow, daylight)
         return frames
 
@@ -304,9 +306,8 @@ class Renderer:
         disc = disc * (1 - bite * night[seen, None, None])
         whole = len(seen) == len(part)
         target = part if whole else part[seen]
-        target += (
-            colour[:, None, :, None] * (halo * (0.8 * glow * clear[seen])[:, None, None])[:, :, None]
-        ) * (1 - target).clamp(min=0)
+        halo = halo * (0.8 * glow * clear[seen])[:, None, None]
+        target += colour[:, None, :, None] * halo[:, :, None] * (1 - target).clamp(min=0)
         _blend(target, colour, disc * clear[seen, None, None])
         if not whole:
             part[seen] = target
@@ -367,7 +368,7 @@ class Renderer:
     ) -> None:
         """Rain and snow in front of everything, in place."""
         camera = shot.camera + 4.8 * shot.fate[:, 8]
-        colour = 0.45 + 0.55 * daylight
+        colour = 0.60 + 0.40 * daylight
         for amount, falling, strength in (
             (rain, self.sky.raining, 0.62),
             (snow, self.sky.snowing, 0.92),

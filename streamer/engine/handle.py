@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import itertools
 import logging
 import multiprocessing
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from ctypes import Array, c_uint8
 from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -46,6 +46,7 @@ from streamer.stream import Event, FrameBlock, StreamSpec, Truth
 
 log = logging.getLogger(__name__)
 
+Entry = Callable[[Config, Connection, Array[c_uint8]], None]
 TERMINATE_S = 1.0
 """How long a worker may take to end before it is killed."""
 
@@ -61,11 +62,19 @@ class Engine:
     """
 
     def __init__(
-        self, config: Config, *, on_progress: Callable[[float, str], None] = _ignore_progress
+        self,
+        config: Config,
+        *,
+        on_progress: Callable[[float, str], None] = _ignore_progress,
+        entry: Entry = run_worker,
     ) -> None:
-        """on_progress: called on the loop with 0..1 and the stage while a worker loads."""
+        """on_progress: called on the loop with 0..1 and the stage while a worker loads.
+
+        entry: the function that the worker process runs; importable by its name.
+        """
         self._config = config
         self._on_progress = on_progress
+        self._entry = entry
         self._worker: _WorkerProcess | None = None
         self._starting: asyncio.Task[_WorkerProcess] | None = None
         self._is_closed = False
@@ -126,7 +135,7 @@ class Engine:
 
     async def _start_worker(self) -> _WorkerProcess:
         self._report(0.0, "starting the worker")
-        worker = _WorkerProcess(self._config, self._report, self._died)
+        worker = _WorkerProcess(self._config, self._entry, self._report, self._died)
         try:
             await worker.start()
         except BaseException:
@@ -176,7 +185,9 @@ class WorkerStream:
         """
         async with self._turn:
             if self._is_out_of_step:
-                raise WorkerDiedError("a call for a block was cancelled; the stream must be restored")
+                raise WorkerDiedError(
+                    "a call for a block was cancelled; the stream must be restored"
+                )
             try:
                 reply = await self._worker.ask(
                     NextBlock(self._worker.new_number(), self._number, tuple(events))
@@ -204,6 +215,7 @@ class _WorkerProcess:
     def __init__(
         self,
         config: Config,
+        entry: Entry,
         on_progress: Callable[[float, str], None],
         on_death: Callable[[_WorkerProcess, str], None],
     ) -> None:
@@ -216,21 +228,18 @@ class _WorkerProcess:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._sending = threading.Lock()
         self._reason = ""
+        self._reader: threading.Thread | None = None
         self.is_alive = False
+        self.pid: int | None = None
         context = multiprocessing.get_context("spawn")
         self._pipe, self._far_end = context.Pipe()
-        self._memory = context.RawArray(ctypes.c_uint8, NUM_SLOTS * slot_bytes(config))
+        self._memory = context.RawArray(c_uint8, NUM_SLOTS * slot_bytes(config))
         self._process = context.Process(
-            target=run_worker,
+            target=entry,
             args=(config, self._far_end, self._memory),
             name="streamer-worker",
             daemon=True,
         )
-
-    @property
-    def pid(self) -> int | None:
-        """Process id, from the start on."""
-        return self._process.pid
 
     def new_number(self) -> int:
         """A number for a request or a stream, used once."""
@@ -239,11 +248,13 @@ class _WorkerProcess:
     async def start(self) -> None:
         """Spawn the process and wait for the loaded model.  Raises what the worker met."""
         try:
-            await asyncio.to_thread(self._spawn)
+            self._spawn()
         except OSError as error:
             raise WorkerStartError(f"the worker process cannot be spawned: {error}") from error
+        self.pid = self._process.pid
         self.is_alive = True
-        threading.Thread(target=self._read, name="read-worker", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="read-worker", daemon=True)
+        self._reader.start()
         await self._ready
 
     async def ask(self, request: Request) -> Reply:
@@ -269,14 +280,19 @@ class _WorkerProcess:
 
     async def end(self) -> None:
         """Terminate the process, kill it if that does not help, and free everything."""
-        process = self._process
-        if process.pid is not None:
-            process.terminate()
-            await asyncio.to_thread(process.join, TERMINATE_S)
-            if process.is_alive():
-                process.kill()
-                await asyncio.to_thread(process.join)
-        self._gone("the engine was closed")
+        self._reason = self._reason or "the engine was closed"
+        if self._reader is not None:
+            self._signal(self._process.terminate)
+            await asyncio.to_thread(self._reader.join, TERMINATE_S)
+            if self._reader.is_alive():
+                self._signal(self._process.kill)
+                await asyncio.to_thread(self._reader.join)
+        self._gone(self._reason)
+
+    def _signal(self, send: Callable[[], None]) -> None:
+        """Signal the process, unless the reading thread has already seen it end and closed it."""
+        with contextlib.suppress(ValueError):
+            send()
 
     def _spawn(self) -> None:
         """Start the process with SIGINT blocked from its first instruction: the parent closes it.
@@ -297,9 +313,13 @@ class _WorkerProcess:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
             while self._read_one(pipe, sentinel):
                 pass
-            self._process.join(TERMINATE_S)
-            self._loop.call_soon_threadsafe(self._gone, self._how_it_ended())
+            self._process.join()
+            code = self._process.exitcode or 0
+            ending = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            self._loop.call_soon_threadsafe(self._gone, ending)
         pipe.close()
+        with contextlib.suppress(ValueError):  # still running: it ends with its parent
+            self._process.close()
 
     def _read_one(self, pipe: Connection, sentinel: int) -> bool:
         """Wait for a reply and hand it over.  False when the process is gone and all is read."""
@@ -366,11 +386,3 @@ class _WorkerProcess:
         for answer in self._pending.values():
             if not answer.done():
                 answer.set_exception(WorkerDiedError(f"the worker is gone: {self._reason}"))
-
-    def _how_it_ended(self) -> str:
-        code = self._process.exitcode
-        if code is None:
-            return "it closed its pipe and does not end"
-        if code < 0:
-            return f"killed by signal {-code}"
-        return f"exit code {code}"

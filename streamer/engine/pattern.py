@@ -108,7 +108,10 @@ class PatternStream:
 
 def palette(mixture: Mixture) -> NDArray[np.float64]:
     """Colours of the bars, [BARS, 3] in 0..255: the texts' own colours, mixed by their weights."""
-    return np.sum([weight * _colours_of(text) for text, weight in mixture], axis=0)
+    colours = np.zeros((BARS, 3))
+    for text, weight in mixture:
+        colours += weight * _colours_of(text)
+    return colours
 
 
 def draw(
@@ -123,7 +126,7 @@ def draw(
     left = place.astype(np.int64)
     part = np.clip((place - left - 0.9) * 10.0, 0.0, 1.0)[..., None]
     picture = colours[left] * (1.0 - part) + colours[(left + 1) % BARS] * part
-    frame = picture.round().astype(np.uint8)
+    frame: NDArray[np.uint8] = picture.round().astype(np.uint8)
     _stamp(frame, number)
     return frame
 

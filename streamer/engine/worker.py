@@ -178,7 +178,7 @@ def slot_bytes(config: Config) -> int:
 def slot_view(memory: Array[c_uint8], config: Config, slot: int) -> NDArray[np.uint8]:
     """One slot of the shared memory as bytes."""
     size = slot_bytes(config)
-    return np.frombuffer(memory, np.uint8, size, slot * size)
+    return np.frombuffer(memoryview(memory).cast("B"), np.uint8, size, slot * size)
 
 
 def run_worker(config: Config, pipe: Connection, memory: Array[c_uint8]) -> None:

@@ -2,9 +2,9 @@
 
 The transformer does not know that it is streaming.  It asks the context for the rotary table of the pass and gives it
 rotated queries, rotated keys and values, layer by layer.  Keys are stored rotated at their true position.  The
-distance to the sinks would grow for ever: against the sinks, the query is rotated back by the number of evicted frames,
-so that they always seem to sit just before the window.  `absolute_positions` switches that off and gives the published
-behaviour of Self-Forcing and CausVid.
+distance to the sinks would grow for ever, so sinks are seen just before the window: serving rotates the query back by
+the number of evicted frames, against the sinks only, and moves no key; training, which gathers its keys anyway, rotates
+the sinks forward.  `absolute_positions` switches that off: the published behaviour of Self-Forcing and CausVid.
 
 RollingContext = BlockCausalContext = UnrolledContext, to rounding: tests/models/test_context.py is the specification.
 """
@@ -173,16 +173,14 @@ class BlockCausalContext:
         for i, query in enumerate(queries):
             index = i % len(self.blocks)
             seen = self.seen_by_block(index, noisy=i >= len(self.blocks))
-            block_k = torch.cat([keys[frame] for frame in seen], dim=1)
-            block_v = torch.cat([values[frame] for frame in seen], dim=1)
+            block_k = [keys[frame] for frame in seen]
             shift = self._shift(index, q)
-            if shift is None:
-                results.append(self.ops.attend(query, block_k, block_v, block_k.shape[1]))
-                continue
-            q_sink = self.ops.rotate(query, shift)
-            num_sink = self.layout.sink * tokens
+            if shift is not None:
+                sinks = torch.cat(block_k[: self.layout.sink], dim=1)
+                block_k[: self.layout.sink] = [self.ops.rotate(sinks, shift)]
+            block_v = torch.cat([values[frame] for frame in seen], dim=1)
             results.append(
-                self.ops.attend(query, block_k, block_v, block_k.shape[1], q_sink, num_sink)
+                self.ops.attend(query, torch.cat(block_k, dim=1), block_v, block_v.shape[1])
             )
         return torch.cat(results, dim=1)
 
@@ -191,7 +189,7 @@ class BlockCausalContext:
         if gone == 0 or self.layout.sink == 0 or self.absolute_positions:
             return None
         if gone not in self._shifts:
-            self._shifts[gone] = _to_device(shift_table(-gone, q.shape[-1]), q)
+            self._shifts[gone] = _to_device(shift_table(gone, q.shape[-1]), q)
         return self._shifts[gone]
 
 
@@ -243,7 +241,7 @@ class UnrolledContext:
             self._tokens = rows * columns
             gone = self.layout.evicted(self._first + self._count)
             if gone > 0 and self.layout.sink > 0 and not self.absolute_positions:
-                self._shift = _to_device(shift_table(-gone, q.shape[-1]), q)
+                self._shift = _to_device(shift_table(gone, q.shape[-1]), q)
         return self._table
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -251,11 +249,16 @@ class UnrolledContext:
         self._current[layer] = (k.detach(), v.detach())
         history = self._history[layer]
         if history is not None:
-            k, v = torch.cat([history[0], k], dim=1), torch.cat([history[1], v], dim=1)
+            k = torch.cat([*self._appearing(history[0]), k], dim=1)
+            v = torch.cat([history[1], v], dim=1)
+        return self.ops.attend(q, k, v, k.shape[1])
+
+    def _appearing(self, keys: Tensor) -> list[Tensor]:
+        """Earlier keys at the place in time where the current block sees them."""
         if self._shift is None:
-            return self.ops.attend(q, k, v, k.shape[1])
-        q_sink = self.ops.rotate(q, self._shift)
-        return self.ops.attend(q, k, v, k.shape[1], q_sink, self.layout.sink * self._tokens)
+            return [keys]
+        num_sink = self.layout.sink * self._tokens
+        return [self.ops.rotate(keys[:, :num_sink], self._shift), keys[:, num_sink:]]
 
     def commit(self) -> None:
         """Append the keys and values of the last pass to the history; see StreamingContext."""

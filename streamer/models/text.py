@@ -242,7 +242,7 @@ def _trigrams(word: str) -> set[str]:
     """Three-letter runs of how a word roughly sounds, so that "elefant" is "elephant"."""
     for letters, sound in _SOUNDS:
         word = word.replace(letters, sound)
-    padded = f"^{_REPEATED.sub(r'\1', word)}$"
+    padded = "^" + _REPEATED.sub(r"\1", word) + "$"
     return {padded[i : i + 3] for i in range(len(padded) - 2)}
 
 

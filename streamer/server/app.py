@@ -1,0 +1,314 @@
+"""The application: the page, the streams over HTTP, the WebSocket, health.
+
+One engine, loaded in the background; the server answers from the first moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import mimetypes
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.websockets import WebSocket
+
+from streamer import __version__
+from streamer.config import Config, web_dir
+from streamer.engine.handle import Engine
+from streamer.errors import StreamerError
+from streamer.server.access import Guard, bearer, require_token
+from streamer.server.docs_page import render_docs
+from streamer.server.gate import Gate
+from streamer.server.loading import EngineFactory, LoadingEngine
+from streamer.server.protocol import (
+    Error,
+    Loading,
+    Message,
+    PromptAccepted,
+    PromptField,
+    Seed,
+    StreamInfo,
+    TransitionField,
+)
+from streamer.server.session import Session
+from streamer.server.streams import Held, Streams
+
+log = logging.getLogger(__name__)
+
+Authorization = Annotated[str | None, Header(description="Bearer and the stream's token")]
+
+
+class Problem(BaseModel):
+    """Why a request was not done.  code is stable, message is for people."""
+
+    code: str
+    message: str
+
+
+class Body(BaseModel):
+    """Base of request bodies: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NewStream(Body):
+    """What a new stream begins with."""
+
+    prompt: str
+    seed: Seed | None = None
+    transition: TransitionField | None = None
+
+
+class NewPrompt(Body):
+    """A prompt that steers a stream; transition null: the model's default."""
+
+    prompt: str
+    transition: TransitionField | None = None
+
+
+class StreamMade(StreamInfo):
+    """A new stream; url: the page that watches it.  token: makes its holder the director."""
+
+    url: str
+
+
+class Health(BaseModel):
+    """The server is alive."""
+
+    status: str
+    version: str
+    model: str
+    streams: int
+    viewers: int
+
+
+class Readiness(BaseModel):
+    """Whether the model is loaded.  status: loading, ready or failed; progress 0..1."""
+
+    status: str
+    progress: float
+    stage: str
+
+
+class House:
+    """What all routes share: the engine, the streams, and everybody connected.
+
+    Owner: the application, for as long as it runs.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        engine_factory: EngineFactory,
+        on_progress: Callable[[float, str], None],
+        on_failed: Callable[[StreamerError], None],
+    ) -> None:
+        self.config = config
+        self._on_progress, self._on_failed = on_progress, on_failed
+        self.engine = LoadingEngine(
+            config, engine_factory, on_progress=self._progressed, on_failed=self._failed
+        )
+        self.streams = Streams(config, self.engine)
+        self._sessions: set[Session] = set()
+
+    async def converse(self, socket: WebSocket) -> None:
+        """Serve one WebSocket until it closes."""
+        session = Session(socket, self.config, self.engine, self.streams)
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+
+    async def close(self) -> None:
+        """End all streams, then the engine."""
+        await self.streams.close()
+        await self.engine.close()
+
+    def _progressed(self, progress: float, stage: str) -> None:
+        self._on_progress(progress, stage)
+        self._tell_all(Loading(progress=progress, stage=stage))
+
+    def _failed(self, error: StreamerError) -> None:
+        self._on_failed(error)
+        self._tell_all(Error(code=error.code, message=str(error)))
+
+    def _tell_all(self, message: Message) -> None:
+        for session in tuple(self._sessions):
+            session.tell_greeted(message)
+
+
+def _ignore_progress(progress: float, stage: str) -> None:
+    """The page is told; nobody else wants to know."""
+
+
+def _ignore_failure(error: StreamerError) -> None:
+    """The page is told, and `/readyz` says so."""
+
+
+def create_app(
+    config: Config,
+    engine_factory: EngineFactory = Engine,
+    *,
+    on_progress: Callable[[float, str], None] = _ignore_progress,
+    on_failed: Callable[[StreamerError], None] = _ignore_failure,
+) -> FastAPI:
+    """The ASGI application of one server.
+
+    on_progress, on_failed: told, on the event loop, how loading goes and why it failed.
+    """
+    house = House(config, engine_factory, on_progress, on_failed)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        house.engine.start()
+        try:
+            yield
+        finally:
+            await house.close()
+
+    app = FastAPI(
+        title="streamer",
+        version=__version__,
+        description="Type a prompt, watch an endless video, change it while it plays. "
+        "Video and control go over the WebSocket at /ws; see docs/protocol.md.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(_health_routes(house))
+    app.include_router(_stream_routes(house))
+    app.add_api_websocket_route("/ws", house.converse)
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(render_docs(app.openapi()))
+
+    _answer_errors(app)
+    mimetypes.add_type("text/javascript", ".js")
+    app.mount("/", StaticFiles(directory=web_dir(), html=True), name="page")
+    server = config.server
+    guard = Guard(server.host, tuple(server.allowed_origins))
+    app.add_middleware(Gate, guard=guard, body_limit=server.message_bytes)
+    return app
+
+
+def _health_routes(house: House) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
+    async def healthz() -> Health:
+        """The server is alive; it may still be loading."""
+        return Health(
+            status="ok",
+            version=__version__,
+            model=house.config.name,
+            streams=len(house.streams),
+            viewers=house.streams.num_viewers,
+        )
+
+    @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
+    async def readyz() -> JSONResponse:
+        """200 once the model is loaded; 503 before, and when loading failed."""
+        engine = house.engine
+        status = "ready" if engine.is_ready else "failed" if engine.error else "loading"
+        stage = str(engine.error) if engine.error else engine.stage
+        answer = Readiness(status=status, progress=engine.progress, stage=stage)
+        return JSONResponse(answer.model_dump(), 200 if engine.is_ready else 503)
+
+    return router
+
+
+def _stream_routes(house: House) -> APIRouter:
+    problems: dict[int | str, dict[str, Any]] = {
+        code: {"model": Problem} for code in (400, 403, 404, 409, 413, 503)
+    }
+    router = APIRouter(prefix="/api/streams", tags=["streams"], responses=problems)
+
+    def steered(stream_id: str, authorization: str | None) -> Held:
+        held = house.streams.find(stream_id)
+        require_token(bearer(authorization), held.token)
+        return held
+
+    @router.post("", status_code=201)
+    async def start(body: NewStream, request: Request) -> StreamMade:
+        """Begin a stream.  It is parked when nobody watches it for a while."""
+        prompt = PromptField(id="p-1", text=body.prompt, transition=body.transition).prompt()
+        house.engine.require_sound()
+        held = house.streams.start(prompt, body.seed)
+        info = held.stream.info(held.token)
+        return StreamMade(**info.model_dump(), url=f"{request.base_url}#{info.id}")
+
+    @router.get("/{stream_id}")
+    async def look(stream_id: str) -> StreamInfo:
+        """What plays now.  The token is never shown again."""
+        return house.streams.find(stream_id).stream.info(None)
+
+    @router.delete("/{stream_id}", status_code=204)
+    async def end(stream_id: str, authorization: Authorization = None) -> None:
+        """End a stream for everybody."""
+        await steered(stream_id, authorization).stream.end("the director stopped it")
+
+    @router.get("/{stream_id}/script", response_class=PlainTextResponse)
+    async def script(stream_id: str) -> PlainTextResponse:
+        """The script so far as JSON Lines; `streamer replay` renders it again."""
+        text = house.streams.find(stream_id).stream.script()
+        disposition = f'attachment; filename="{stream_id}.jsonl"'
+        return PlainTextResponse(
+            text,
+            media_type="application/jsonl",
+            headers={"Content-Disposition": disposition},
+        )
+
+    @router.post("/{stream_id}/prompt", status_code=202)
+    async def steer(
+        stream_id: str, body: NewPrompt, authorization: Authorization = None
+    ) -> PromptAccepted:
+        """Change the prompt; the newest wins."""
+        held = steered(stream_id, authorization)
+        prompt_id = f"p-{secrets.token_hex(4)}"
+        field = PromptField(id=prompt_id, text=body.prompt, transition=body.transition)
+        prompt = field.prompt()
+        held.rate.take("changes")
+        return held.stream.set_prompt(prompt)
+
+    return router
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every error over HTTP is a Problem."""
+
+    @app.exception_handler(StreamerError)
+    async def refused(request: Request, error: StreamerError) -> JSONResponse:
+        return _problem(error.http_status, error.code, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        return _problem(400, "message_invalid", f"{where}: {fault['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def failed(request: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+        code = codes.get(error.status_code, "request_invalid")
+        text = f"there is nothing at {request.url.path}" if code == "not_found" else error.detail
+        answer = _problem(error.status_code, code, text)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        return _problem(500, "internal", "the server failed on this request; see its log")
+
+
+def _problem(status: int, code: str, message: str) -> JSONResponse:
+    return JSONResponse(Problem(code=code, message=message).model_dump(), status)

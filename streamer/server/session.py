@@ -1,0 +1,402 @@
+"""The conversation with one client over its WebSocket, from `hello` to the freeing of its video."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from streamer import __version__
+from streamer.config import Config
+from streamer.delivery.webrtc import Viewer
+from streamer.errors import (
+    MessageError,
+    NotDirectorError,
+    OfferError,
+    StreamerError,
+    StreamStateError,
+)
+from streamer.live import LiveStream
+from streamer.server.access import require_token
+from streamer.server.loading import LoadingEngine
+from streamer.server.protocol import (
+    PROTOCOL_VERSION,
+    Answer,
+    ClientMessage,
+    Error,
+    Hello,
+    Loading,
+    Message,
+    Offer,
+    Pause,
+    Ping,
+    Pong,
+    Resume,
+    SetPrompt,
+    SetSeed,
+    Shown,
+    Start,
+    Status,
+    Stop,
+    Welcome,
+    decode_client,
+    encode,
+)
+from streamer.server.streams import Held, Streams
+from streamer.stream import TransitionKind
+
+log = logging.getLogger(__name__)
+
+HELLO_S = 5.0
+"""A client must say hello within so many seconds."""
+
+OUTBOX_LIMIT = 256
+"""Messages a client may lag behind before its connection is closed."""
+
+ANSWER_S = 10.0
+"""How long answering an offer may take."""
+
+FLUSH_S = 1.0
+"""How long the last messages may take to leave when a connection ends."""
+
+CLOSE_PROTOCOL = 1002
+CLOSE_GONE = 1001
+CLOSE_INTERNAL = 1011
+
+
+class Session:
+    """One client: its WebSocket, the stream it is attached to, and its video.
+
+    Owner: the WebSocket route; lives as long as the connection; whatever ends it frees all.
+    """
+
+    def __init__(
+        self, socket: WebSocket, config: Config, engine: LoadingEngine, streams: Streams
+    ) -> None:
+        self._socket = socket
+        self._config = config
+        self._engine = engine
+        self._streams = streams
+        self._outbox: asyncio.Queue[Message | _Farewell] = asyncio.Queue(OUTBOX_LIMIT)
+        self._is_closing = asyncio.Event()
+        self._has_greeted = self._has_farewell = False
+        self._held: Held | None = None
+        self._is_director = False
+        self._viewer: Viewer | None = None
+
+    # ---- what a stream asks of its client -------------------------------------------------------
+
+    def tell(self, message: Message) -> None:
+        """Send a message soon.  A client that does not keep up is closed."""
+        if self._is_closing.is_set():
+            return
+        try:
+            self._outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            log.warning("client too slow queued=%d", OUTBOX_LIMIT)
+            while not self._outbox.empty():
+                self._outbox.get_nowait()
+            self._close(CLOSE_GONE, "too slow")
+
+    def tell_greeted(self, message: Message) -> None:
+        """The same, unless the client has not said hello yet: `welcome` comes first."""
+        if self._has_greeted:
+            self.tell(message)
+
+    def rtp_timestamp(self, pts: int) -> int | None:
+        """What a frame with that pts carries to this client; None without video."""
+        return self._viewer.rtp_timestamp(pts) if self._viewer is not None else None
+
+    # ---- the connection -------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Converse until either side closes; then free everything."""
+        await self._socket.accept()
+        sender = asyncio.ensure_future(self._send_all())
+        try:
+            await self._converse()
+        except WebSocketDisconnect:
+            self._is_closing.set()
+        except Exception:
+            log.exception("a conversation failed")
+            self.tell(Error(code="internal", message="the server failed; reload the page"))
+            self._close(CLOSE_INTERNAL, "internal error")
+        finally:
+            self._is_closing.set()
+            await self._free()
+            await asyncio.wait((sender,), timeout=FLUSH_S if self._has_farewell else 0)
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+
+    async def _converse(self) -> None:
+        deadline_s = asyncio.get_running_loop().time() + HELLO_S
+        while not self._is_closing.is_set():
+            patience_s = self._config.server.viewer_silence_s
+            if not self._has_greeted:
+                patience_s = deadline_s - asyncio.get_running_loop().time()
+            try:
+                text = await self._receive(patience_s)
+            except MessageError as error:
+                self._tell_error(error, None)
+                continue
+            if text is not None:
+                await self._handle(text)
+            elif not self._is_closing.is_set() and self._has_greeted:
+                self._close(CLOSE_GONE, f"silent for {patience_s:g} s")
+            elif not self._is_closing.is_set():
+                self._close(CLOSE_PROTOCOL, f"no hello within {HELLO_S:g} s")
+
+    async def _receive(self, patience_s: float) -> str | None:
+        """The next text; None when none came in time or this side closes."""
+        receiving = asyncio.ensure_future(self._socket.receive())
+        closing = asyncio.ensure_future(self._is_closing.wait())
+        try:
+            await asyncio.wait(
+                (receiving, closing),
+                timeout=max(0.0, patience_s),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            return _text_of(receiving.result()) if receiving.done() else None
+        finally:
+            receiving.cancel()
+            closing.cancel()
+            await asyncio.gather(receiving, closing, return_exceptions=True)
+
+    async def _send_all(self) -> None:
+        """Send what is told, in order, until the farewell or until the client is gone."""
+        while True:
+            item = await self._outbox.get()
+            try:
+                if isinstance(item, _Farewell):
+                    await self._socket.close(item.code, item.reason)
+                    return
+                await self._socket.send_text(encode(item))
+                if isinstance(item, Status) and item.state == "ended":
+                    await self._close_viewer()
+            except (WebSocketDisconnect, RuntimeError):
+                # Starlette raises RuntimeError for a socket that is closed already.
+                self._is_closing.set()
+                return
+
+    def _close(self, code: int, reason: str) -> None:
+        if self._outbox.full():
+            self._outbox.get_nowait()
+        self._outbox.put_nowait(_Farewell(code, reason))
+        self._has_farewell = True
+        self._is_closing.set()
+
+    async def _free(self) -> None:
+        held, self._held = self._held, None
+        await self._close_viewer()
+        if held is not None:
+            held.stream.detach(self)
+
+    async def _close_viewer(self) -> None:
+        viewer, self._viewer = self._viewer, None
+        if viewer is not None:
+            await viewer.close()
+
+    # ---- messages -------------------------------------------------------------------------------
+
+    async def _handle(self, text: str) -> None:
+        """Act on one message; a fault in it becomes an `error` event and changes nothing."""
+        about = _claimed_type(text)
+        try:
+            message = decode_client(text)
+            if not self._has_greeted and not isinstance(message, Hello):
+                raise StreamStateError(f"say hello before {message.type}")
+            await self._act(message)
+        except StreamerError as error:
+            self._tell_error(error, about)
+
+    async def _act(self, message: ClientMessage) -> None:
+        match message:
+            case Hello():
+                self._greet(message)
+            case Start():
+                self._start(message)
+            case Offer():
+                await self._watch(message.sdp)
+            case SetPrompt():
+                held = self._steered()
+                prompt = message.prompt.prompt()
+                held.rate.take("changes")
+                self.tell(held.stream.set_prompt(prompt))
+            case SetSeed():
+                held = self._steered()
+                held.rate.take("changes")
+                held.stream.set_seed(message.seed)
+            case Pause():
+                self._steered().stream.pause()
+            case Resume():
+                self._steered().stream.resume()
+            case Stop():
+                await self._stop()
+            case Ping():
+                self.tell(Pong(id=message.id))
+            case Shown():
+                log.info(
+                    "prompt shown prompt=%s latency_ms=%.0f", message.prompt_id, message.latency_ms
+                )
+
+    def _greet(self, hello: Hello) -> None:
+        if self._has_greeted:
+            raise StreamStateError("hello was said already")
+        if hello.version != PROTOCOL_VERSION:
+            self._tell_error(
+                MessageError(
+                    f"this server speaks protocol version {PROTOCOL_VERSION}, not {hello.version}; "
+                    "reload the page"
+                ),
+                "hello",
+            )
+            self._close(CLOSE_PROTOCOL, "protocol version")
+            return
+        self._has_greeted = True
+        self.tell(self._welcome())
+        self._engine.require_sound()
+        if not self._engine.is_ready:
+            self.tell(Loading(progress=self._engine.progress, stage=self._engine.stage))
+        if hello.stream is not None:
+            held = self._streams.find(hello.stream)
+            if hello.token is not None:
+                require_token(hello.token, held.token)
+            self._attach(held, is_director=hello.token is not None)
+
+    def _welcome(self) -> Welcome:
+        config = self._config
+        return Welcome(
+            version=PROTOCOL_VERSION,
+            server=__version__,
+            model=config.name,
+            title=config.title or config.name,
+            examples=list(config.examples),
+            transitions=[kind.value for kind in TransitionKind],
+            loading=1.0 if self._engine.is_ready else min(self._engine.progress, 0.99),
+            ice_servers=list(config.server.ice_servers),
+        )
+
+    def _start(self, message: Start) -> None:
+        if (stream := self._live_stream) is not None:
+            raise StreamStateError(
+                f"this connection has the stream {stream.id} already; change its prompt, "
+                "or stop it first"
+            )
+        prompt = message.prompt.prompt()
+        self._engine.require_sound()
+        self._attach(self._streams.start(prompt, message.seed), is_director=True)
+
+    def _attach(self, held: Held, *, is_director: bool) -> None:
+        held.stream.attach(self)
+        self._held, self._is_director = held, is_director
+        self.tell(held.stream.info(held.token if is_director else None))
+
+    async def _watch(self, sdp: str) -> None:
+        """Answer an offer; an earlier video of this client is replaced once that has worked."""
+        stream = self._attached().stream
+        if self._viewer is None:
+            self._streams.admit_viewer(stream)
+        stream.watch(self)
+        try:
+            accepted = await self._answered(sdp, stream)
+        except BaseException:
+            if self._viewer is None:
+                stream.unwatch(self)
+            raise
+        replaced, self._viewer = self._viewer, accepted
+        try:
+            stream.watch(self)
+        except StreamStateError:
+            await self._close_viewer()
+            raise
+        else:
+            self.tell(Answer(sdp=accepted.answer_sdp, codec=accepted.codec))
+        finally:
+            if replaced is not None:
+                await replaced.close()
+
+    async def _answered(self, sdp: str, stream: LiveStream) -> Viewer:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await Viewer.accept(
+                    sdp,
+                    stream.broadcast,
+                    self._config.server.ice_servers,
+                    on_closed=lambda viewer: self._video_ended(viewer, stream),
+                )
+        except TimeoutError as error:
+            raise OfferError(f"the offer could not be answered within {ANSWER_S:g} s") from error
+
+    def _video_ended(self, viewer: Viewer, stream: LiveStream) -> None:
+        if viewer is self._viewer:
+            self._viewer = None
+            stream.unwatch(self)
+
+    async def _stop(self) -> None:
+        held = self._attached()
+        if self._is_director:
+            await held.stream.end("the director stopped it")
+        else:
+            held.stream.detach(self)
+        self._held, self._is_director = None, False
+        await self._close_viewer()
+
+    def _attached(self) -> Held:
+        if self._held is None:
+            raise StreamStateError("this connection has no stream; start one, or name one in hello")
+        return self._held
+
+    def _steered(self) -> Held:
+        held = self._attached()
+        if not self._is_director:
+            raise NotDirectorError("only the director may steer this stream; you are watching it")
+        return held
+
+    @property
+    def _live_stream(self) -> LiveStream | None:
+        """The stream of this client, if it has not ended."""
+        if self._held is None or self._held.stream.state == "ended":
+            return None
+        return self._held.stream
+
+    def _tell_error(self, error: StreamerError, about: str | None) -> None:
+        self.tell(Error(code=error.code, message=str(error), about=about))
+
+
+class _Farewell:
+    """The last thing sent: how the connection is closed."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        self.code, self.reason = code, reason
+
+
+def _text_of(event: Any) -> str:
+    """The text of an ASGI event.  Raises WebSocketDisconnect, or MessageError for binary."""
+    if event["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(event.get("code", 1006))
+    text = event.get("text")
+    if not isinstance(text, str):
+        raise MessageError("messages are JSON text, not binary")
+    return text
+
+
+_TYPES = frozenset(
+    message.model_fields["type"].default
+    for message in (
+        *(Hello, Start, Offer, SetPrompt, SetSeed),
+        *(Pause, Resume, Stop, Ping, Shown),
+    )
+)
+
+
+def _claimed_type(text: str) -> str | None:
+    """The type a message claims to have, for the error event about it."""
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    kind = tree.get("type") if isinstance(tree, dict) else None
+    return kind if isinstance(kind, str) and kind in _TYPES else None

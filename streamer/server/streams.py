@@ -1,0 +1,126 @@
+"""All live streams of one server: admission, tokens, and who gives way when places are taken."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from streamer.config import Config
+from streamer.driver import Engine
+from streamer.errors import BusyError, StreamUnknownError
+from streamer.live import LiveStream
+from streamer.server.access import Rate, new_token
+from streamer.stream import Prompt
+
+KEPT_PARKED = 64
+"""So many parked streams are kept at most; beyond that the longest unwatched one is forgotten."""
+
+LEAVING_S = 5.0
+"""A stream unwatched for so long gives up its place to a new one: its page was closed."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A stream with what the server knows about it: its director's token and its prompt rate."""
+
+    stream: LiveStream
+    token: str = field(repr=False)
+    rate: Rate
+
+
+class Streams:
+    """The live streams of one server.
+
+    Owner: the application; lives on the event loop.  A stream takes a place while it holds
+    something in the worker; `max_streams` counts places, and parked streams hold none.
+    """
+
+    def __init__(
+        self, config: Config, engine: Engine, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._clock = clock
+        self._held: dict[str, Held] = {}
+        self._starts = Rate(per_s=1.0, burst=10, clock=clock)
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def num_viewers(self) -> int:
+        """How many clients watch any stream."""
+        return sum(held.stream.num_viewers for held in self._held.values())
+
+    def start(self, prompt: Prompt, seed: int | None) -> Held:
+        """Begin a new stream.  Raises BusyError when there is no place for it."""
+        self._starts.take("new streams")
+        self._make_place()
+        stream = LiveStream(
+            f"s-{secrets.token_urlsafe(9)}",
+            self._config,
+            self._engine,
+            prompt,
+            secrets.randbelow(2**31) if seed is None else seed,
+            clock=self._clock,
+            on_ended=self._forget,
+        )
+        held = self._held[stream.id] = Held(stream, new_token(), Rate(clock=self._clock))
+        self._forget_oldest_parked()
+        stream.begin()
+        return held
+
+    def find(self, stream_id: str) -> Held:
+        """Raises StreamUnknownError."""
+        held = self._held.get(stream_id)
+        if held is None:
+            raise StreamUnknownError(
+                f"there is no stream {stream_id!r} here; it may have ended: start a new one"
+            )
+        return held
+
+    def admit_viewer(self, stream: LiveStream) -> None:
+        """Raise BusyError when nobody else can watch, or a parked stream cannot come back."""
+        limit = self._config.server.max_viewers
+        if self.num_viewers >= limit:
+            raise BusyError(
+                f"all {limit} viewers' places are taken; try again when somebody has left"
+            )
+        if not stream.holds_place:
+            self._make_place()
+
+    async def close(self) -> None:
+        """End all streams."""
+        streams = [held.stream for held in self._held.values()]
+        await asyncio.gather(*(stream.end("the server is stopping") for stream in streams))
+        await asyncio.gather(*self._ending)
+
+    def _make_place(self) -> None:
+        """Raise BusyError unless there is a place, or a stream whose page is gone gives up its."""
+        limit = self._config.server.max_streams
+        placed = [held.stream for held in self._held.values() if held.stream.holds_place]
+        if len(placed) < limit:
+            return
+        leaving = max(placed, key=lambda stream: stream.unwatched_s)
+        if leaving.unwatched_s < LEAVING_S:
+            raise BusyError(
+                f"all {limit} streams of this server are in use; try again in a minute, "
+                "or watch one that plays by its link"
+            )
+        leaving.park()
+
+    def _forget_oldest_parked(self) -> None:
+        parked = [held.stream for held in self._held.values() if held.stream.state == "parked"]
+        if len(parked) <= KEPT_PARKED:
+            return
+        oldest = max(parked, key=lambda stream: stream.unwatched_s)
+        task = asyncio.ensure_future(oldest.end("nobody watched; newer streams took its place"))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def _forget(self, stream: LiveStream) -> None:
+        self._held.pop(stream.id, None)

@@ -1,0 +1,426 @@
+"""The loop of one stream, in virtual time."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from streamer.delivery.fanout import Broadcast
+from streamer.errors import OutOfMemoryError, OutputError, StreamStateError, WorkerDiedError
+from streamer.live import LiveStream
+from streamer.stream import Prompt, Reseed, Restored, Script, Transition, TransitionKind
+from tests.fakes import FRAMES, FakeBroadcast, FakeClient, FakeEngine, VirtualTime, pattern_config
+
+FIRST = Prompt("p1", "a red balloon")
+
+
+class Stage:
+    """One stream with its fakes."""
+
+    def __init__(self, block_s: float = 0.3, prompt: Prompt = FIRST, **server: object) -> None:
+        self.time = VirtualTime()
+        self.engine = FakeEngine(block_s, self.time.sleep)
+        self.broadcast = FakeBroadcast(self.time.clock)
+        self.client = FakeClient(origin=1000)
+        self.ended: list[LiveStream] = []
+        self.stream = LiveStream(
+            "s-1",
+            pattern_config(**server),
+            self.engine,
+            prompt,
+            7,
+            broadcast=cast("Broadcast", self.broadcast),
+            clock=self.time.clock,
+            sleep=self.time.sleep,
+            on_ended=self.ended.append,
+        )
+
+    def begin(self, *, is_watched: bool = True) -> None:
+        self.stream.attach(self.client)
+        if is_watched:
+            self.stream.watch(self.client)
+        self.stream.begin()
+
+    @property
+    def states(self) -> list[str]:
+        return [cast("Any", message).state for message in self.client.of("status")]
+
+    @property
+    def prompts_made(self) -> list[tuple[int, str]]:
+        return [(i, e.id) for i, es in self.engine.made for e in es if isinstance(e, Prompt)]
+
+    def num_frames(self) -> int:
+        return len(self.broadcast.pushed)
+
+
+@pytest.fixture
+async def new_stage() -> AsyncIterator[Callable[..., Stage]]:
+    stages: list[Stage] = []
+
+    def make(*args: Any, **kwargs: Any) -> Stage:
+        stages.append(Stage(*args, **kwargs))
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        await stage.stream.end("the test is over")
+
+
+async def test_a_stream_plays_its_frames_in_order_at_its_own_rate(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage()
+    stage.begin()
+    await stage.time.run(10.0)
+    numbers = [frame.number for _, frame in stage.broadcast.pushed]
+    assert numbers == list(range(len(numbers)))
+    times = [time for time, frame in stage.broadcast.pushed][3 * FRAMES :]
+    assert (len(times) - 1) / (times[-1] - times[0]) == pytest.approx(16, rel=0.03)
+    assert stage.states == ["playing"]
+
+
+async def test_the_first_frame_of_a_prompt_is_told_with_each_clients_own_timestamp(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage()
+    reader = FakeClient(origin=None)
+    stage.stream.attach(reader)
+    stage.begin()
+    await stage.time.run(3.0)
+    accepted = stage.stream.set_prompt(Prompt("p2", "snow"))
+    await stage.time.run(3.0)
+    first = next(frame for _, frame in stage.broadcast.pushed if frame.prompt_id == "p2")
+    told = [cast("Any", message) for message in stage.client.of("prompt_applied")]
+    assert [message.prompt_id for message in told] == ["p1", "p2"]
+    assert told[1].frame == first.number
+    assert told[1].block == first.block == accepted.block
+    assert told[1].rtp_timestamp == 1000 + first.pts
+    assert [cast("Any", m).rtp_timestamp for m in reader.of("prompt_applied")] == [None, None]
+
+
+async def test_a_prompt_is_on_its_way_about_when_it_was_promised(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage()
+    stage.begin()
+    await stage.time.run(5.1)
+    asked_s = stage.time.now
+    accepted = stage.stream.set_prompt(Prompt("p2", "snow"))
+    await stage.time.run(3.0)
+    shown_s = next(at for at, frame in stage.broadcast.pushed if frame.prompt_id == "p2")
+    assert shown_s - asked_s == pytest.approx(accepted.applies_in_s, abs=0.15)
+
+
+async def test_the_newest_prompt_wins_and_a_superseded_one_is_gone(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage()
+    stage.begin()
+    await stage.time.run(3.0)
+    stage.stream.set_prompt(Prompt("p2", "snow"))
+    stage.stream.set_prompt(Prompt("p3", "rain"))
+    await stage.time.run(3.0)
+    assert [prompt for _, prompt in stage.prompts_made] == ["p1", "p3"]
+    assert "snow" not in stage.stream.script()
+    assert [cast("Any", m).prompt_id for m in stage.client.of("prompt_applied")] == ["p1", "p3"]
+
+
+async def test_a_prompt_set_while_waiting_for_room_takes_effect_in_the_very_next_block(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(block_s=0.05)
+    stage.begin()
+    await stage.time.run(3.0)
+    made = len(stage.engine.made)
+    accepted = stage.stream.set_prompt(Prompt("p2", "snow"))
+    assert accepted.block == made
+    await stage.time.run(2.0)
+    assert stage.prompts_made[-1] == (made, "p2")
+
+
+async def test_a_prompt_set_while_a_block_is_made_takes_effect_in_the_one_after_it(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(block_s=2.0)
+    stage.begin()
+    await stage.time.run(5.0)
+    being_made = len(stage.engine.made)
+    accepted = stage.stream.set_prompt(Prompt("p2", "snow"))
+    await stage.time.run(5.0)
+    assert stage.prompts_made[-1] == (accepted.block, "p2") == (being_made + 1, "p2")
+
+
+async def test_a_prompt_whose_id_was_used_before_is_still_reported(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage()
+    stage.begin()
+    await stage.time.run(2.0)
+    stage.stream.set_prompt(Prompt("p1", "snow"))
+    await stage.time.run(3.0)
+    told = [cast("Any", message).text for message in stage.client.of("prompt_applied")]
+    assert told == ["a red balloon", "snow"]
+
+
+async def test_a_new_seed_is_an_event_of_the_next_block(new_stage: Callable[..., Stage]) -> None:
+    stage = new_stage()
+    stage.begin()
+    await stage.time.run(2.0)
+    stage.stream.set_seed(12)
+    await stage.time.run(2.0)
+    assert [e for _, es in stage.engine.made for e in es if isinstance(e, Reseed)] == [Reseed(12)]
+    assert stage.stream.info(None).seed == 12
+
+
+async def test_a_paused_stream_makes_and_shows_nothing_and_goes_on_where_it_was(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage()
+    stage.begin()
+    await stage.time.run(3.0)
+    stage.stream.pause()
+    await stage.time.run(1.0)
+    frames, blocks = stage.num_frames(), len(stage.engine.made)
+    await stage.time.run(60.0)
+    assert (stage.num_frames(), len(stage.engine.made)) == (frames, blocks)
+    stage.stream.resume()
+    await stage.time.run(3.0)
+    numbers = [frame.number for _, frame in stage.broadcast.pushed]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > frames + 2 * FRAMES
+    assert stage.states == ["playing", "paused", "playing"]
+
+
+async def test_a_stream_paused_during_a_restart_stays_paused(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(block_s=2.0)
+    stage.engine.failures[1] = WorkerDiedError("killed by signal 9")
+    stage.begin()
+    await stage.time.run(4.5)
+    assert stage.states[-1] == "restoring"
+    stage.stream.pause()
+    await stage.time.run(10.0)
+    assert stage.states == ["playing", "restoring", "paused"]
+
+
+async def test_a_stream_nobody_watches_is_parked_and_comes_back(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(park_after_s=20.0)
+    stage.begin()
+    await stage.time.run(5.0)
+    stage.stream.unwatch(stage.client)
+    await stage.time.run(19.0)
+    assert stage.stream.holds_place
+    await stage.time.run(5.0)
+    assert stage.states == ["playing", "parked"]
+    assert stage.engine.num_open == 0
+    assert stage.stream.playout.queued_frames == 0
+    blocks = len(stage.engine.made)
+    await stage.time.run(100.0)
+    assert len(stage.engine.made) == blocks
+    stage.stream.watch(stage.client)
+    await stage.time.run(3.0)
+    assert stage.states == ["playing", "parked", "restoring", "playing"]
+    assert stage.engine.restored_at == [blocks]
+    script = Script.read(io.StringIO(stage.stream.script()))
+    assert script.at(blocks) == (Restored(),)
+    assert stage.broadcast.pushed[-1][1].block >= blocks
+
+
+async def test_a_paused_stream_is_parked_too_and_is_still_paused_afterwards(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(park_after_s=20.0)
+    stage.begin()
+    await stage.time.run(5.0)
+    stage.stream.pause()
+    stage.stream.unwatch(stage.client)
+    await stage.time.run(25.0)
+    assert stage.states[-1] == "parked"
+    assert stage.engine.num_open == 0
+    stage.stream.watch(stage.client)
+    assert stage.states[-1] == "paused"
+    stage.stream.resume()
+    await stage.time.run(3.0)
+    assert stage.states[-1] == "playing"
+
+
+async def test_a_stream_nobody_ever_watched_is_parked(new_stage: Callable[..., Stage]) -> None:
+    stage = new_stage(park_after_s=5.0)
+    stage.begin(is_watched=False)
+    await stage.time.run(8.0)
+    assert stage.stream.state == "parked"
+    assert not stage.stream.holds_place
+
+
+async def test_a_stream_gives_up_its_place_at_once_when_asked_unless_it_is_watched(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(park_after_s=20.0)
+    stage.begin()
+    await stage.time.run(3.0)
+    stage.stream.park()
+    assert stage.stream.holds_place
+    stage.stream.unwatch(stage.client)
+    stage.stream.park()
+    assert not stage.stream.holds_place
+    await stage.time.run(1.0)
+    assert stage.stream.state == "parked"
+
+
+async def test_a_stream_nobody_came_back_to_ends_and_frees_everything(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(park_after_s=5.0, forget_after_s=30.0)
+    stage.begin()
+    await stage.time.run(3.0)
+    stage.stream.unwatch(stage.client)
+    await stage.time.run(35.0)
+    assert stage.states == ["playing", "parked", "ended"]
+    assert stage.ended == [stage.stream]
+    assert stage.broadcast.is_closed
+    assert stage.engine.num_open == 0
+
+
+async def test_a_dead_worker_is_a_pause_and_the_script_loses_nothing(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage()
+    stage.engine.failures[5] = WorkerDiedError("killed by signal 9")
+    stage.begin()
+    await stage.time.run(2.0)
+    stage.stream.set_prompt(Prompt("p2", "snow"))
+    await stage.time.run(8.0)
+    assert stage.states == ["playing", "restoring", "playing"]
+    assert cast("Any", stage.client.of("status")[1]).detail
+    assert stage.engine.restored_at == [5]
+    assert [index for index, _ in stage.engine.made] == list(range(len(stage.engine.made)))
+    numbers = [frame.number for _, frame in stage.broadcast.pushed]
+    assert numbers == list(range(len(numbers)))
+    script = Script.read(io.StringIO(stage.stream.script()))
+    assert [event.id for _, event in script.prompts_before(99)] == ["p1", "p2"]
+    assert script.at(5) == (Restored(),)
+
+
+async def test_out_of_memory_ends_that_one_stream_with_its_reason(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage()
+    stage.engine.failures[2] = OutOfMemoryError("stream s-1 needs 2 GB more than there is")
+    stage.begin()
+    await stage.time.run(5.0)
+    (error,) = stage.client.of("error")
+    assert cast("Any", error).code == "out_of_memory"
+    assert "2 GB" in cast("Any", error).message
+    assert stage.states == ["playing", "ended"]
+    assert stage.ended == [stage.stream]
+    assert stage.engine.num_open == 0
+
+
+async def test_an_encoder_that_fails_ends_the_stream_instead_of_freezing_it(
+    new_stage: Callable[..., Stage], caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = new_stage()
+    stage.begin()
+    await stage.time.run(2.0)
+    stage.broadcast.failure = ValueError("no such pixel format")
+    await stage.time.run(1.0)
+    assert stage.states[-1] == "ended"
+    assert cast("Any", stage.client.of("error")[0]).code == "engine_failed"
+    assert "no such pixel format" in caplog.text
+
+
+async def test_an_ended_stream_cannot_be_steered_or_joined(new_stage: Callable[..., Stage]) -> None:
+    stage = new_stage()
+    stage.begin()
+    await stage.time.run(1.0)
+    await stage.stream.end("the director stopped it")
+    await stage.stream.end("twice is the same as once")
+    assert cast("Any", stage.client.of("status")[-1]).detail == "the director stopped it"
+    for attempt in (
+        lambda: stage.stream.set_prompt(FIRST),
+        lambda: stage.stream.set_seed(1),
+        stage.stream.pause,
+        stage.stream.resume,
+        lambda: stage.stream.attach(stage.client),
+        lambda: stage.stream.watch(stage.client),
+    ):
+        with pytest.raises(StreamStateError, match="has ended"):
+            attempt()
+
+
+async def test_the_script_is_written_as_the_stream_goes(
+    new_stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    blend = Prompt("p1", "a red balloon", Transition(TransitionKind.BLEND, 4))
+    stage = new_stage(prompt=blend, script_dir=str(tmp_path / "scripts"))
+    stage.begin()
+    await stage.time.run(2.0)
+    stage.stream.set_prompt(Prompt("p2", "snow"))
+    await stage.time.run(2.0)
+    written = (tmp_path / "scripts" / "s-1.jsonl").read_text()
+    assert written == stage.stream.script()
+    rows = [json.loads(line) for line in written.splitlines()]
+    assert [row["type"] for row in rows] == ["spec", "prompt", "prompt"]
+    assert [row["transition"]["kind"] for row in rows[1:]] == ["blend", "swap"]
+
+
+def test_a_script_folder_that_cannot_be_made_is_an_error_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(OutputError, match="taken"):
+        Stage(script_dir=str(tmp_path / "taken" / "scripts"))
+
+
+async def test_statistics_come_once_a_second_and_are_true(new_stage: Callable[..., Stage]) -> None:
+    stage = new_stage(block_s=0.4)
+    stage.begin()
+    await stage.time.run(10.5)
+    told = [cast("Any", message) for message in stage.client.of("statistics")]
+    assert len(told) == 10
+    last = told[-1]
+    assert last.fps_generated == pytest.approx(FRAMES / 0.4, rel=0.01)
+    assert last.block_ms == pytest.approx(400, rel=0.01)
+    assert last.fps_played == pytest.approx(16, abs=1.1)
+    assert last.viewers == 1
+    assert last.dropped == 0
+    assert last.block == len(stage.engine.made) - 1
+
+
+async def test_a_slow_generator_lowers_the_shown_playback_rate(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(block_s=1.0)
+    stage.begin()
+    await stage.time.run(30.0)
+    last = cast("Any", stage.client.of("statistics")[-1])
+    assert last.playback_rate == pytest.approx(12 / 16, abs=0.06)
+    assert last.fps_played == pytest.approx(12, abs=1.1)
+
+
+async def test_the_wait_before_the_first_block_does_not_count_as_its_making(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(park_after_s=5.0)
+    stage.begin()
+    await stage.time.run(3.0)
+    restore = stage.engine.restore
+
+    async def slow_restore(truth: Any) -> Any:
+        await stage.time.sleep(4.0)
+        return await restore(truth)
+
+    stage.engine.restore = slow_restore  # type: ignore[method-assign]
+    stage.stream.unwatch(stage.client)
+    await stage.time.run(8.0)
+    stage.stream.watch(stage.client)
+    await stage.time.run(8.0)
+    assert cast("Any", stage.client.of("statistics")[-1]).block_ms == pytest.approx(300, rel=0.01)
