@@ -79,6 +79,7 @@ class FakeEngine:
         self.size = size
         self.failures: dict[int, StreamerError] = {}
         self.prompt_failures: dict[str, StreamerError] = {}
+        self.started: list[int] = []
         self.made: list[tuple[int, tuple[Event, ...]]] = []
         self.restored_at: list[int] = []
         self.num_open = 0
@@ -125,6 +126,7 @@ class FakeStream:
 
     async def next_block(self, events: Sequence[Event]) -> FrameBlock:
         engine = self._engine
+        engine.started.append(self._block)
         await engine.sleep(engine.block_s)
         failure = engine.failures.pop(self._block, None)
         if failure is not None:

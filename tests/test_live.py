@@ -155,6 +155,25 @@ async def test_a_prompt_set_while_a_block_is_made_takes_effect_in_the_one_after_
     assert stage.prompts_made[-1] == (accepted.block, "p2") == (being_made + 1, "p2")
 
 
+async def test_two_prompts_on_their_way_are_each_told_with_their_own_first_frame(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(block_s=0.7)
+    stage.begin()
+    await stage.time.run(2.0)
+    accepted = stage.stream.set_prompt(Prompt("p2", "snow"))
+    while accepted.block not in stage.engine.started:
+        await stage.time.run(0.05)
+    stage.stream.set_prompt(Prompt("p3", "rain"))
+    await stage.time.run(5.0)
+    told = {cast("Any", m).prompt_id: m for m in stage.client.of("prompt_applied")}
+    firsts = {frame.prompt_id: frame for _, frame in reversed(stage.broadcast.pushed)}
+    assert list(told) == ["p1", "p2", "p3"]
+    assert {key: cast("Any", m).frame for key, m in told.items()} == {
+        key: frame.number for key, frame in firsts.items()
+    }
+
+
 async def test_a_prompt_whose_id_was_used_before_is_still_reported(
     new_stage: Callable[..., Stage],
 ) -> None:
@@ -209,6 +228,18 @@ async def test_a_stream_paused_during_a_restart_stays_paused(
     assert stage.states == ["playing", "restoring", "paused"]
 
 
+async def test_a_worker_that_dies_under_a_paused_stream_leaves_it_paused(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(block_s=2.0)
+    stage.engine.failures[1] = WorkerDiedError("killed by signal 9")
+    stage.begin()
+    await stage.time.run(3.0)
+    stage.stream.pause()
+    await stage.time.run(10.0)
+    assert stage.states == ["playing", "paused", "restoring", "paused"]
+
+
 async def test_a_stream_nobody_watches_is_parked_and_comes_back(
     new_stage: Callable[..., Stage],
 ) -> None:
@@ -218,10 +249,12 @@ async def test_a_stream_nobody_watches_is_parked_and_comes_back(
     stage.stream.unwatch(stage.client)
     await stage.time.run(19.0)
     assert stage.stream.holds_place
+    while stage.stream.state != "parked":
+        await stage.time.run(0.02)
+    assert stage.stream.playout.queued_frames == 0
     await stage.time.run(5.0)
     assert stage.states == ["playing", "parked"]
     assert stage.engine.num_open == 0
-    assert stage.stream.playout.queued_frames == 0
     blocks = len(stage.engine.made)
     await stage.time.run(100.0)
     assert len(stage.engine.made) == blocks

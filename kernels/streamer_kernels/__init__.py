@@ -1,7 +1,7 @@
-"""The operations that models are made of, each with a PyTorch reference, which is its specification.
+"""The operations that models are made of, each with a PyTorch reference: its specification.
 
-`op.py` holds the contract and the reference; `op_triton.py` beside it holds the Triton kernel.  Models receive an
-`Ops` record and call through it; they never ask which backend it holds.
+`op.py` holds the contract and the reference; `op_triton.py` beside it holds the Triton kernel.
+Models receive an `Ops` record and call through it; they never ask which backend it holds.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ class Attend(Protocol):
         num_valid: int,
         q_sink: Tensor | None = None,
         num_sink: int = 0,
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Attend to the valid slots of a ring."""
 
 
 class Rotate(Protocol):
     """See `streamer_kernels.qk_norm_rope.rotate`."""
 
-    def __call__(self, x: Tensor, table: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, table: Tensor) -> Tensor:
+        """Turn channel pairs by the angles of a table."""
 
 
 class QkNormRope(Protocol):
@@ -44,19 +46,22 @@ class QkNormRope(Protocol):
         k_weight: Tensor,
         table: Tensor,
         eps: float,
-    ) -> tuple[Tensor, Tensor]: ...
+    ) -> tuple[Tensor, Tensor]:
+        """Normalise queries and keys and rotate them."""
 
 
 class Modulate(Protocol):
     """See `streamer_kernels.modulate.modulate`."""
 
-    def __call__(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor: ...
+    def __call__(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+        """Layer norm, scale and shift per frame."""
 
 
 class GateAdd(Protocol):
     """See `streamer_kernels.gate_add.gate_add`."""
 
-    def __call__(self, x: Tensor, branch: Tensor, gate: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
+        """Add a gated branch."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """attend: softmax attention over a ring of cached keys.  Contract and reference.
 
-The valid slots of a ring are always the first `num_valid` ones: it fills from slot 0, and once full every slot is
-valid.  Softmax does not care about the order of keys, so a wrapped ring needs no gather and no second segment.
+The valid slots of a ring are always the first `num_valid` ones: it fills from slot 0, and once full
+every slot is valid.  Softmax does not care about the order of keys, so a wrapped ring needs no
+gather and no second segment.
 
-Sinks lie in the first `num_sink` slots.  They are scored with a second query, rotated back by the number of evicted
-frames, so that they always appear to sit just before the window.  Nothing is copied and no key is rotated again.
+Sinks lie in the first `num_sink` slots.  They are scored with a second query, rotated back by the
+number of evicted frames, so that they always appear to sit just before the window.  Nothing is
+copied and no key is rotated again.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ def attend(
     """Attend from every query to the first num_valid slots; scale 1 / sqrt(D), no mask.
 
     q: [B, N, A, D].  k, v: [B, S, A, D] with num_valid <= S; slots past num_valid are never read.
-    q_sink: [B, N, A, D], used instead of q against slots 0..num_sink-1; None means that q serves all slots.
-    result: [B, N, A, D].  Any strides with a contiguous last dimension.  Differentiable in q, k, v and q_sink.
+    q_sink: [B, N, A, D], used instead of q against slots 0..num_sink-1; None means that q serves
+        all slots.
+    result: [B, N, A, D].  Any strides with a contiguous last dimension.  Differentiable in q, k, v
+        and q_sink.
     Raises ValueError when num_valid or num_sink do not fit the ring.
     """
     if not 0 < num_valid <= k.shape[1]:
@@ -44,7 +48,10 @@ def attend(
     if q.device.type == "cpu" and not _needs_gradient(q, k, v, q_sink):
         return _merge(sinks, queries, keys, values, num_sink).transpose(1, 2)
     keys = keys.transpose(2, 3)
-    scores = [torch.matmul(sinks, keys[..., :num_sink]), torch.matmul(queries, keys[..., num_sink:])]
+    scores = [
+        torch.matmul(sinks, keys[..., :num_sink]),
+        torch.matmul(queries, keys[..., num_sink:]),
+    ]
     weights = torch.softmax(torch.cat(scores, dim=-1) * (1.0 / math.sqrt(q.shape[-1])), dim=-1)
     return torch.matmul(weights, values).transpose(1, 2)
 
@@ -54,10 +61,12 @@ def _needs_gradient(*tensors: Tensor) -> bool:
 
 
 def _merge(q_sink: Tensor, q: Tensor, keys: Tensor, values: Tensor, num_sink: int) -> Tensor:
-    """The same without holding the scores, which on a processor is 2 to 3 times faster.  [B, A, N or S, D].
+    """The same without holding the scores, which on a processor is 2 to 3 times faster.
 
-    Two attentions weighted by their sums of exponentials.  The operator tells those sums but not their gradient.
-    Online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867, section 3.1.
+    [B, A, N or S, D].
+
+    Two attentions weighted by their sums of exponentials.  The operator tells those sums but not
+    their gradient. Online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867, section 3.1.
     """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     if num_sink == keys.shape[2]:

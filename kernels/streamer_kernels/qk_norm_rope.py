@@ -1,6 +1,9 @@
-"""qk_norm_rope: RMS norm of queries and keys over the full width, then rotary positions.  Contract and reference.
+"""qk_norm_rope: RMS norm of queries and keys over the full width, then rotary positions.
 
-A rotary table is [N, D/2, 2]: for every token and channel pair the cosine and the sine of its angle.  Pair i is made
+Contract and reference.
+
+A rotary table is [N, D/2, 2]: for every token and channel pair the cosine and the sine of its
+    angle.  Pair i is made
 of channels 2i and 2i+1 (interleaved, as Wan2.1 does).  A table with N = 1 turns all tokens alike.
 """
 
@@ -17,7 +20,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     x, result: [B, N, A, D].  table: [N or 1, D/2, 2], float32 or float64.
     Sixteen-bit inputs are turned in the precision of the table and cast back.
     """
-    pairs = x.to(table.dtype).unflatten(-1, (-1, 2))
+    pairs = torch.unflatten(x.to(table.dtype), -1, (-1, 2))
     turned = torch.view_as_complex(pairs) * torch.view_as_complex(table).unsqueeze(-2)
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
@@ -32,9 +35,10 @@ def qk_norm_rope(
 ) -> tuple[Tensor, Tensor]:
     """Normalise over all heads together, scale by the learned weights, split into heads, rotate.
 
-    q, k: [B, N, E].  q_weight, k_weight: [E].  table: [N, D/2, 2].  results: [B, N, A, D] with A * D = E.
+    q, k: [B, N, E].  q_weight, k_weight: [E].  table: [N, D/2, 2].  results: [B, N, A, D] with A *
+        D = E.
     """
-    head_width = 2 * table.shape[-2]
-    q = F.rms_norm(q, (q.shape[-1],), q_weight, eps).unflatten(-1, (-1, head_width))
-    k = F.rms_norm(k, (k.shape[-1],), k_weight, eps).unflatten(-1, (-1, head_width))
+    width, heads = q.shape[-1], (-1, 2 * table.shape[-2])
+    q = torch.unflatten(F.rms_norm(q, (width,), q_weight, eps), -1, heads)
+    k = torch.unflatten(F.rms_norm(k, (width,), k_weight, eps), -1, heads)
     return rotate(q, table), rotate(k, table)

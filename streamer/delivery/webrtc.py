@@ -33,7 +33,7 @@ CONNECT_LIMIT_S = 15.0
 
 _CLOSE_LIMIT_S = 5.0
 _CONSENT_INTERVAL_S = 1.5
-_CONSENT_FAILURES = 4  # so a vanished viewer is noticed after 8 s at most, not after 34 s
+_CONSENT_FAILURES = 4  # so a vanished viewer is noticed after some 8 s, not 34
 _OFFER_LIMIT = 60_000
 _CANDIDATE_LIMIT = 64
 

@@ -44,7 +44,8 @@ def orthogonalise(matrices: Tensor, num_steps: int = 5) -> Tensor:
     for _ in range(num_steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if is_tall else x).to(matrices.dtype)
+    result: Tensor = (x.mT if is_tall else x).to(matrices.dtype)
+    return result
 
 
 class Muon(torch.optim.Optimizer):

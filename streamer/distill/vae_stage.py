@@ -1,9 +1,9 @@
 """VAEStage: trains the embedded autoencoder on clips of the storybook world, rendered as it goes.
 
-Noise of LATENT_NOISE times the latents' own scale is added before decoding, so that the decoder
-learns to bear latents that are slightly off, as a transformer's are; their square is kept small.
-Together that stands in for the KL term of a variational autoencoder with a fixed posterior width
-(Kingma and Welling 2014, arXiv:1312.6114, appendix B).
+Noise of LATENT_NOISE is added before decoding, so that the decoder learns to bear latents that are
+slightly off, as a transformer's are; the latents' mean square is held near 1.  Together that is the
+KL term of a variational autoencoder with a fixed posterior width, up to constants (Kingma and
+Welling 2014, arXiv:1312.6114, appendix B).
 """
 
 from __future__ import annotations
@@ -82,16 +82,16 @@ class VAEStageConfig:
     before a new pool.  detail_steps: steps over which the weights of edges, detail and motion grow.
     """
 
-    crop_px: int = 128
-    crops: int = 4
+    crop_px: int = 96
+    crops: int = 12
     steps_per_pool: int = 8
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
     edge_weight: float = 1.0
     fine_weight: float = 1.0
     motion_weight: float = 0.5
-    latent_weight: float = 3e-4
-    detail_steps: int = 300
+    latent_weight: float = 0.01
+    detail_steps: int = 150
 
 
 class VAEStage:
@@ -136,17 +136,18 @@ class VAEStage:
         video = self._crops(self._pool(step // self.config.steps_per_pool), generator)
         latents, _ = self.vae.encode(video)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        scale = LATENT_NOISE * latents.detach().square().mean().sqrt()
-        output, _ = self.vae.decode_raw(latents + scale * noise)
+        output, _ = self.vae.decode_raw(latents + LATENT_NOISE * noise)
         gap = output - video
         pixel = gap.abs().mean()
         edge, fine, motion = _edge(gap), _fine(gap), _motion(gap)
         size = latents.square().mean()
         config = self.config
-        detail = config.edge_weight * edge + config.fine_weight * fine + config.motion_weight * motion
+        detail = (
+            config.edge_weight * edge + config.fine_weight * fine + config.motion_weight * motion
+        )
         # While pictures are grey, any detail is a wrong one: asked for too early it holds them grey.
         share = min(1.0, step / config.detail_steps)
-        loss = pixel + share * detail + config.latent_weight * size
+        loss = pixel + share * detail + config.latent_weight * (size - 1 - size.log())
         psnr = -10 * gap.detach().square().mean().log10()
         numbers = {
             "pixel": pixel,

@@ -390,8 +390,12 @@ def _load_transformer(model: ModelSection, device: torch.device) -> CausalWanTra
 def _load_decoder(path: Path, device: torch.device) -> TinyVAE:
     try:
         return load_vae(path, device)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{error.filename}: there is no such file of the decoder") from error
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"{path}: the decoder cannot be loaded: {error}") from error
+        first = str(error).split("\n")[:3]
+        shortened = " ".join(line.strip()[:160] for line in first)
+        raise WeightsError(f"{path}: the decoder does not load: {shortened}") from error
 
 
 def _steps(model: ModelSection) -> DenoisingSteps:

@@ -20,6 +20,9 @@ from streamer.stream import BlockTimings, Event, FrameBlock, Script, StreamSpec,
 
 FRAMES_PER_LATENT = 4
 BARS = 8
+PLACES = 4096
+FRAMES_PER_ROUND = 256
+"""Frames after which the bars are where they began."""
 BARCODE_COLUMNS = 8
 BARCODE_BITS = 16
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -84,12 +87,9 @@ class PatternStream:
             self._steering.apply(self._block, event)
         colours = palette(self._steering.mixture(self._block))
         count = self._section.num_frame_per_block * FRAMES_PER_LATENT
-        frames = np.stack(
-            [
-                draw(colours, self._steering.seed, number, self._spec.width, self._spec.height)
-                for number in range(self._frame, self._frame + count)
-            ]
-        )
+        numbers = range(self._frame, self._frame + count)
+        spec = self._spec
+        frames = draw(colours, self._steering.seed, numbers, spec.width, spec.height)
         block = FrameBlock(
             index=self._block,
             first_frame=self._frame,
@@ -115,20 +115,31 @@ def palette(mixture: Mixture) -> NDArray[np.float64]:
 
 
 def draw(
-    colours: NDArray[np.float64], seed: int, number: int, width: int, height: int
+    colours: NDArray[np.float64], seed: int, numbers: range, width: int, height: int
 ) -> NDArray[np.uint8]:
-    """One picture, uint8 [H, W, 3]: bars that wander with the frame number, and its barcode."""
+    """Pictures, uint8 [T, H, W, 3]: bars that wander with the frame number, and its barcode."""
     rng = np.random.default_rng(seed)
-    start, speed, slope = rng.uniform(0.0, BARS), rng.choice([-1.0, 1.0]), rng.uniform(-2.0, 2.0)
-    x = np.arange(width) / width * BARS
-    y = np.arange(height)[:, None] / height * slope
-    place = (x + y + start + speed * number / 32.0) % BARS
+    start, direction, slope = rng.uniform(0.0, 1.0), rng.choice([-1, 1]), rng.uniform(-0.25, 0.25)
+    x = np.arange(width) / width
+    y = np.arange(height)[:, None] / height
+    places = ((x + y * slope + start) * PLACES).astype(np.int64)
+    table = _table(colours)
+    frames = np.empty((len(numbers), height, width, 3), np.uint8)
+    for frame, number in zip(frames, numbers, strict=True):
+        moved = number * (PLACES // FRAMES_PER_ROUND) * int(direction)
+        np.take(table, (places + moved) % PLACES, axis=0, out=frame)
+        _stamp(frame, number)
+    return frames
+
+
+def _table(colours: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Colour at each of PLACES places across the bars, uint8 [PLACES, 3]; edges are soft."""
+    place = np.arange(PLACES) / PLACES * BARS
     left = place.astype(np.int64)
-    part = np.clip((place - left - 0.9) * 10.0, 0.0, 1.0)[..., None]
-    picture = colours[left] * (1.0 - part) + colours[(left + 1) % BARS] * part
-    frame: NDArray[np.uint8] = picture.round().astype(np.uint8)
-    _stamp(frame, number)
-    return frame
+    part = np.clip((place - left - 0.9) * 10.0, 0.0, 1.0)[:, None]
+    mixed = colours[left] * (1.0 - part) + colours[(left + 1) % BARS] * part
+    table: NDArray[np.uint8] = mixed.round().astype(np.uint8)
+    return table
 
 
 def read_barcode(frame: NDArray[np.uint8]) -> int:

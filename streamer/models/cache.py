@@ -1,4 +1,7 @@
-"""RingLayout: where each latent frame of an endless stream lies in a cache of fixed size.  Plain integers, no torch."""
+"""RingLayout: where each latent frame of an endless stream lies in a cache of fixed size.
+
+Plain integers, no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RingLayout:
-    """Slots for the first `sink` frames for ever, and a ring for the newest others.  All numbers are latent frames.
+    """Slots for the first `sink` frames for ever, and a ring for the newest others.
 
-    window: how many frames a query may see: sinks + history + its own block.  None means everything, up to `capacity`.
+    All numbers are latent frames.
+
+    window: how many frames a query may see: sinks + history + its own block.  None means
+        everything, up to `capacity`.
     sink: how many of the first frames are never evicted.
     block: how many frames are usually made together.
     capacity: how many slots there are when the window is None; unused otherwise.
 
-    The rule: a block is appended; when the window would overflow, the surplus directly after the sinks is dropped,
-    whether or not that is a whole block.  Nothing moves: frame f >= sink lies in slot sink + (f - sink) mod ring.
-    Raises ValueError for sizes that cannot hold the sinks and one block.
+    The rule: a block is appended; when the window would overflow, the surplus directly after the
+        sinks is dropped,
+    whether or not that is a whole block.  Nothing moves: frame f >= sink lies in slot sink + (f -
+    sink) mod ring. Raises ValueError for sizes that cannot hold the sinks and one block.
     """
 
     window: int | None
@@ -45,7 +52,10 @@ class RingLayout:
         return self.capacity or 0
 
     def slot(self, frame: int) -> int:
-        """Where a frame lies while it is held.  Raises ValueError past the capacity of an unlimited window."""
+        """Where a frame lies while it is held.
+
+        Raises ValueError past the capacity of an unlimited window.
+        """
         if frame < self.num_slots:
             return frame
         if self.window is None:
@@ -68,7 +78,8 @@ class RingLayout:
         room = self.num_slots - min(self.sink, first)
         if not 0 < count <= room:
             raise ValueError(
-                f"a block of {count} frames at frame {first} does not fit the {room} slots beside the sinks"
+                f"a block of {count} frames at frame {first} does not fit the {room} slots "
+                "beside the sinks"
             )
 
     def evicted(self, end: int) -> int:
@@ -83,5 +94,5 @@ class RingLayout:
         return [*range(self.sink), *range(self.sink + gone, end)]
 
     def position(self, frame: int, end: int) -> int:
-        """Where a visible frame appears to stand to a block ending before `end`: sinks just before the window."""
+        """Where a block ending before `end` sees a frame stand: sinks just before the window."""
         return frame + self.evicted(end) if frame < self.sink else frame

@@ -1,17 +1,20 @@
-"""AttentionContext and its kinds: what the tokens of one forward pass may look at, and where they stand in time.
+"""AttentionContext and its kinds: what the tokens of a pass may look at, and where they stand.
 
-The transformer does not know that it is streaming.  It asks the context for the rotary table of the pass and gives it
-rotated queries, rotated keys and values, layer by layer.  Keys are stored rotated at their true position.  The
-distance to the sinks would grow for ever, so sinks are seen just before the window: serving rotates the query back by
-the number of evicted frames, against the sinks only, and moves no key; training, which gathers its keys anyway, rotates
-the sinks forward.  `absolute_positions` switches that off: the published behaviour of Self-Forcing and CausVid.
+The transformer does not know that it is streaming.  It asks the context for the rotary table of the
+pass and gives it rotated queries, rotated keys and values, layer by layer.  Keys are stored rotated
+at their true position.  The distance to the sinks would grow for ever, so sinks are seen just
+before the window: serving rotates the query back by the number of evicted frames, against the sinks
+only, and moves no key; training, which gathers its keys anyway, rotates the sinks forward.
+`absolute_positions` switches that off: the published behaviour of Self-Forcing and CausVid.
 
-RollingContext = BlockCausalContext = UnrolledContext, to rounding: tests/models/test_context.py is the specification.
+RollingContext = BlockCausalContext = UnrolledContext, to rounding: tests/models/test_context.py is
+the specification.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,13 +30,18 @@ class AttentionContext(Protocol):
     """What the tokens of one forward pass may look at."""
 
     def rotary(self, num_frames: int, rows: int, columns: int, q: Tensor) -> Tensor:
-        """The rotary table of this pass: [N, D/2, 2] on the device of q [B, N, A, D], at least float32.
+        """The rotary table of this pass: [N, D/2, 2], at least float32.
+
+        q: [B, N, A, D], of which only device, dtype and D matter.
 
         Raises ValueError when the pass is not the one that the context was prepared for.
         """
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from q to this context.  q, k (rotated), v, result: [B, N, A, D]."""
+
+    def snapshot(self) -> AttentionContext:
+        """This context as the current pass sees it, for layers that run again in backward."""
 
 
 class StreamingContext(AttentionContext, Protocol):
@@ -48,7 +56,10 @@ class StreamingContext(AttentionContext, Protocol):
 
 @dataclass(frozen=True)
 class CacheShape:
-    """The sizes of a cache besides its number of frames.  rows, columns: tokens of one latent frame."""
+    """The sizes of a cache besides its number of frames.
+
+    rows, columns: tokens of one latent frame.
+    """
 
     num_layers: int
     batch: int
@@ -73,9 +84,12 @@ def _to_device(table: Tensor, q: Tensor) -> Tensor:
 
 @dataclass
 class FullContext:
-    """Everything in the pass sees everything: bidirectional teacher and critic.  Holds no state between passes.
+    """Everything in the pass sees everything: bidirectional teacher and critic.
 
-    valid_frames: how many leading frames of each sample are real; keys of the others are not seen.  None: all.
+    Holds no state between passes.
+
+    valid_frames: how many leading frames of each sample are real; keys of the others are not seen.
+        None: all.
     """
 
     valid_frames: Sequence[int] | None = None
@@ -104,18 +118,25 @@ class FullContext:
             ]
         )
 
+    def snapshot(self) -> AttentionContext:
+        """Itself: nothing in it changes; see AttentionContext."""
+        return self
+
 
 @dataclass
 class BlockCausalContext:
-    """A whole clip in one pass; every block sees itself and what a stream would still hold.  Training.
+    """A whole clip in one pass; every block sees itself and what a stream would still hold.
+
+    Training.
 
     blocks: latent frames of each block, in order.
     layout: window and sinks, as in serving.  Its own block size is not used.
-    teacher_forcing: the pass is [clean frames | noisy frames], both of the same clip and positions.  A clean block
-        sees the clean blocks up to itself; a noisy block sees the clean blocks before it, and itself.
+    teacher_forcing: the pass is [clean frames | noisy frames], both of the same clip and positions.
+        A clean block sees the clean blocks up to itself; a noisy block sees the clean blocks before
+        it, and itself.
 
-    Differentiable.  Blocks attend one after the other to just the frames they see, instead of to all frames under a
-    mask: with a window this is several times less work, and there is no mask to store.
+    Differentiable.  Blocks attend one after the other to just the frames they see, instead of to
+    all frames under a mask: with a window this is several times less work and memory.
     """
 
     blocks: Sequence[int]
@@ -141,7 +162,7 @@ class BlockCausalContext:
         return sum(self.blocks)
 
     def seen_by_block(self, index: int, noisy: bool = False) -> list[int]:
-        """Which frames of the pass a block sees; noisy frames follow the clean ones in teacher forcing."""
+        """Which frames of the pass a block sees; under teacher forcing, noisy follow clean ones."""
         first = sum(self.blocks[:index])
         end = first + self.blocks[index]
         seen = self.layout.visible(end)
@@ -166,9 +187,9 @@ class BlockCausalContext:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See AttentionContext."""
         tokens = self._grid[0] * self._grid[1]
-        keys, values = k.split(tokens, dim=1), v.split(tokens, dim=1)
+        keys, values = torch.split(k, tokens, dim=1), torch.split(v, tokens, dim=1)
         copies = (False, True) if self.teacher_forcing else (False,)
-        queries = q.split([count * tokens for _ in copies for count in self.blocks], dim=1)
+        queries = torch.split(q, [count * tokens for _ in copies for count in self.blocks], dim=1)
         results = []
         for i, query in enumerate(queries):
             index = i % len(self.blocks)
@@ -184,6 +205,10 @@ class BlockCausalContext:
             )
         return torch.cat(results, dim=1)
 
+    def snapshot(self) -> AttentionContext:
+        """Itself: nothing in it changes; see AttentionContext."""
+        return self
+
     def _shift(self, index: int, q: Tensor) -> Tensor | None:
         gone = self.layout.evicted(sum(self.blocks[: index + 1]))
         if gone == 0 or self.layout.sink == 0 or self.absolute_positions:
@@ -195,10 +220,11 @@ class BlockCausalContext:
 
 @dataclass
 class UnrolledContext:
-    """A rollout with gradients: earlier blocks as detached tensors, the current block differentiable.
+    """A rollout with gradients: earlier blocks detached, the current block differentiable.
 
-    One per training rollout, in the trainer's process.  Nothing is written in place, so a pass can be differentiated
-    after later passes of the same block; a checkpointed layer may run twice.  Gradients never reach earlier blocks.
+    One per training rollout, in the trainer's process.  Nothing is written in place, so a pass can
+    be differentiated after later passes of the same block; a checkpointed layer may run twice.
+    Gradients never reach earlier blocks.
     """
 
     num_layers: int
@@ -235,6 +261,7 @@ class UnrolledContext:
         """True positions of the current block; see AttentionContext."""
         if num_frames != self._count:
             raise ValueError(f"the pass has {num_frames} frames, begin() opened {self._count}")
+        self._current = [None] * self.num_layers
         if self._table is None:
             frames = range(self._first, self._first + self._count)
             self._table = _to_device(token_table(frames, rows, columns, q.shape[-1]), q)
@@ -253,6 +280,12 @@ class UnrolledContext:
             v = torch.cat([history[1], v], dim=1)
         return self.ops.attend(q, k, v, k.shape[1])
 
+    def snapshot(self) -> AttentionContext:
+        """A copy that later blocks do not change; both write the keys of this pass."""
+        frozen = copy(self)
+        frozen._history = list(self._history)
+        return frozen
+
     def _appearing(self, keys: Tensor) -> list[Tensor]:
         """Earlier keys at the place in time where the current block sees them."""
         if self._shift is None:
@@ -267,7 +300,7 @@ class UnrolledContext:
                 raise RuntimeError(f"commit() before a pass: layer {layer} has no keys")
             old = self._history[layer]
             self._history[layer] = current if old is None else _append(old, current)
-            self._current[layer] = None
+        self._current = [None] * self.num_layers
         self._held += range(self._first, self._first + self._count)
         self._first += self._count
         self._count = 0
@@ -277,7 +310,10 @@ class UnrolledContext:
     ) -> tuple[Tensor, Tensor] | None:
         if entry is None:
             return None
-        k, v = (tensor.unflatten(1, (-1, self._tokens))[:, kept].flatten(1, 2) for tensor in entry)
+        k, v = (
+            torch.unflatten(tensor, 1, (-1, self._tokens))[:, kept].flatten(1, 2)
+            for tensor in entry
+        )
         return k, v
 
 
@@ -288,9 +324,9 @@ def _append(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> tuple[Ten
 class RollingContext:
     """Ring and sinks, written in place at fixed addresses: serving.
 
-    One per stream, in the worker process, as long as the stream is not parked.  Positions are host integers; `begin`
-    copies slots and angles to the device once per block.  Nothing is ever read back from the device, no key moves, and
-    no pass knows whether it is the first.  No gradients.
+    One per stream, in the worker process, as long as the stream is not parked.  Positions are host
+    integers; `begin` copies slots and angles to the device once per block.  Nothing is ever read
+    back from the device, no key moves, and no pass knows whether it is the first.  No gradients.
 
     first_frame: the position of the stream's first frame in time.
     """
@@ -336,7 +372,7 @@ class RollingContext:
         return self._first
 
     def begin(self, num_frames: int | None = None) -> None:
-        """Reserve the slots of the next block: host arithmetic and three small copies; see StreamingContext."""
+        """Reserve the slots of the next block: host arithmetic and three small copies."""
         count = num_frames or self.layout.block
         tokens, width = self.shape.tokens_per_frame, self.shape.head_width
         slots = torch.tensor(self.layout.slots(self._first, count), dtype=torch.int64)
@@ -362,7 +398,7 @@ class RollingContext:
         return self._table[:num_frames].flatten(0, 1)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Write k and v into the reserved slots, then attend to all valid ones; see AttentionContext."""
+        """Write k and v into the reserved slots, then attend to all valid ones."""
         if k.requires_grad:
             raise RuntimeError("RollingContext cuts gradients; train with UnrolledContext instead")
         tokens = self.shape.tokens_per_frame
@@ -376,6 +412,10 @@ class RollingContext:
         q_sink = self.ops.rotate(q, self._shift)
         return self.ops.attend(q, ring_k, ring_v, num_valid, q_sink, self.layout.sink * tokens)
 
+    def snapshot(self) -> AttentionContext:
+        """Itself: there is no backward pass; see AttentionContext."""
+        return self
+
     def commit(self) -> None:
         """Make the block history: one addition; see StreamingContext."""
         if self._count == 0:
@@ -384,12 +424,12 @@ class RollingContext:
         self._count = 0
 
     def in_order(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Copies of the keys and values held after the last commit, in order of time: [B, N, A, D] each."""
+        """Copies of the keys and values after the last commit, in order of time: [B, N, A, D]."""
         frames = self.layout.visible(self._first)
         slots = [self.layout.slot(frame) for frame in frames]
         tokens = self.shape.tokens_per_frame
         k, v = (
-            ring[layer].unflatten(1, (-1, tokens))[:, slots].flatten(1, 2)
+            torch.unflatten(ring[layer], 1, (-1, tokens))[:, slots].flatten(1, 2)
             for ring in (self.k, self.v)
         )
         return k, v

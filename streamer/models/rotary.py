@@ -1,4 +1,4 @@
-"""Rotary tables: the angle of every token and channel pair, in float64, for positions without limit."""
+"""Rotary tables: the angle of every token and channel pair, for positions without limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BASE = 10000.0
 
 
 def axis_channels(head_width: int) -> tuple[int, int, int]:
-    """Channels of a head that carry time, row and column: what is left over goes to time (128 -> 44, 42, 42)."""
+    """Channels of a head for time, row and column; time takes the rest (128 -> 44, 42, 42)."""
     space = 2 * (head_width // 6)
     return head_width - 2 * space, space, space
 
@@ -27,12 +27,12 @@ def _phases(positions: Tensor, channels: int) -> Tensor:
 
 
 def time_phases(frames: Sequence[int], head_width: int) -> Tensor:
-    """The time part of the tables of some latent frames: [F, pairs of time, 2], float64 on the host."""
+    """The time part of the tables of some frames: [F, pairs of time, 2], float64 on the host."""
     return _phases(torch.tensor(frames, dtype=torch.int64), axis_channels(head_width)[0])
 
 
 def space_phases(rows: int, columns: int, head_width: int) -> Tensor:
-    """The row and column part, the same for every frame: [rows * columns, other pairs, 2], float64."""
+    """The part that all frames share: [rows * columns, other pairs, 2], float64 on the host."""
     _, row_channels, column_channels = axis_channels(head_width)
     of_rows = _phases(torch.arange(rows), row_channels)[:, None].expand(-1, columns, -1, -1)
     of_columns = _phases(torch.arange(columns), column_channels)[None].expand(rows, -1, -1, -1)
@@ -40,7 +40,7 @@ def space_phases(rows: int, columns: int, head_width: int) -> Tensor:
 
 
 def token_table(frames: Sequence[int], rows: int, columns: int, head_width: int) -> Tensor:
-    """The table of all tokens of some frames, ordered frame, row, column: [N, D/2, 2], float64 on the host."""
+    """The table of some frames, ordered frame, row, column: [N, D/2, 2], float64 on the host."""
     time = time_phases(frames, head_width)[:, None].expand(-1, rows * columns, -1, -1)
     space = space_phases(rows, columns, head_width)[None].expand(len(frames), -1, -1, -1)
     return torch.cat([time, space], dim=2).flatten(0, 1)
@@ -56,5 +56,5 @@ def shift_table(num_frames: int, head_width: int) -> Tensor:
 
 
 def table_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Tables are never kept in sixteen bits: float64 models turn in float64, all others in float32."""
+    """Tables are never kept in sixteen bits: float64 for float64 models, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,8 +1,10 @@
-"""Flow matching with few steps: noise levels, the moves between them, reproducible noise, and the denoising loop.
+"""Flow matching with few steps: noise levels, moves between them, noise, and the denoising loop.
 
-Latents at noise level sigma are x = (1 - sigma) * clean + sigma * noise; the model predicts the flow, noise - clean.
-Rectified flow, Liu et al. 2022, arXiv:2209.03003.  The loop is Self-Forcing's, Huang et al. 2025, arXiv:2506.08009,
-algorithm 2: predict clean latents, add fresh noise for the next level, and at last write clean keys into the context.
+Latents at noise level sigma are x = (1 - sigma) * clean + sigma * noise; the model predicts the
+flow, noise - clean. Rectified flow, Liu et al. 2022, arXiv:2209.03003.  The loop is Self-Forcing's,
+Huang et al. 2025, arXiv:2506.08009,
+algorithm 2: predict clean latents, add fresh noise for the next level, and at last write clean keys
+    into the context.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from streamer.models.context import StreamingContext
 from streamer.models.transformer import PromptKV
 
 NUM_TRAIN_TIMESTEPS = 1000
+_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
 class DenoisingSteps:
-    """The steps of one block: what the model is told, and the noise level of each, from noise towards clean."""
+    """The steps of one block, from noise to clean: what the model is told, and the noise level."""
 
     timesteps: tuple[float, ...]
     sigmas: tuple[float, ...]
@@ -32,10 +35,12 @@ class FlowMatchTable:
 
     shift: how much time is spent at high noise; sigma = shift * s / (1 + (shift - 1) * s).
     num_steps: length of the table.
-    extra_step: s runs over num_steps + 1 points, the last of which is dropped, so that sigma never reaches sigma_min.
+    extra_step: s runs over num_steps + 1 points, the last of which is dropped, so that sigma never
+        reaches sigma_min.
     sigmas, timesteps: float32 [num_steps], falling; timestep = 1000 * sigma.
 
-    Levels are always looked up as the nearest timestep of the table; timestep 0 has the last sigma, not zero.
+    Levels are always looked up as the nearest timestep of the table; timestep 0 has the last sigma,
+    not zero.
     """
 
     def __init__(
@@ -55,7 +60,10 @@ class FlowMatchTable:
         self.timesteps = self.sigmas * NUM_TRAIN_TIMESTEPS
 
     def lookup(self, timestep: Tensor) -> Tensor:
-        """Index of the nearest timestep, the first among equals.  Any shape; int64 on the same device."""
+        """Index of the nearest timestep, the first among equals.
+
+        Any shape; int64 on the same device.
+        """
         table = self.timesteps.to(timestep.device, torch.float64)
         gaps = (table - timestep.to(torch.float64).unsqueeze(-1)).abs()
         return gaps.argmin(dim=-1)
@@ -65,7 +73,10 @@ class FlowMatchTable:
         return self.sigmas.to(timestep.device)[self.lookup(timestep)]
 
     def warp(self, steps: Sequence[int]) -> list[float]:
-        """Entry T of a published list means table entry 1000 - T; entry 0 stays 0.  Raises ValueError past 0..1000."""
+        """Entry T of a published list means table entry 1000 - T; entry 0 stays 0.
+
+        Raises ValueError past 0..1000.
+        """
         if any(not 0 <= step <= NUM_TRAIN_TIMESTEPS for step in steps):
             raise ValueError(
                 f"steps are {list(steps)}, expected numbers from 0 to {NUM_TRAIN_TIMESTEPS}"
@@ -74,9 +85,12 @@ class FlowMatchTable:
         return [table[NUM_TRAIN_TIMESTEPS - step] for step in steps]
 
     def steps(self, denoising_step_list: Sequence[int], *, warp: bool) -> DenoisingSteps:
-        """The steps of a published list.  A list that ends with 0 loses it: that would be the clean pass.
+        """The steps of a published list.
 
-        warp: whether the list counts table entries (Self-Forcing) or is made of timesteps already (CausVid, 3 steps).
+        A list that ends with 0 loses it: that would be the clean pass.
+
+        warp: whether the list counts table entries (Self-Forcing) or is made of timesteps already
+            (CausVid, 3 steps).
         """
         numbers = list(denoising_step_list)
         if numbers and numbers[-1] == 0:
@@ -90,7 +104,9 @@ class FlowMatchTable:
         return DenoisingSteps(tuple(timesteps), tuple(sigmas))
 
     def training_weights(self) -> Tensor:
-        """Weight of each table entry in a training loss: a bell over the timesteps, mean 1.  float32 [num_steps].
+        """Weight of each table entry in a training loss: a bell over the timesteps, mean 1.
+
+        float32 [num_steps].
 
         As in DiffSynth-Studio and the trainers of CausVid and Self-Forcing.
         """
@@ -101,7 +117,7 @@ class FlowMatchTable:
 
 
 def _per_latent(sigma: Tensor | float, latents: Tensor) -> Tensor:
-    """Sigma as a tensor that broadcasts over latents: a number, [B], or [B, F] for one per frame."""
+    """Sigma, a number, [B] or [B, F], as a tensor that broadcasts over latents."""
     sigma = torch.as_tensor(sigma, device=latents.device)
     return sigma.reshape(sigma.shape + (1,) * (latents.ndim - sigma.ndim)) if sigma.ndim else sigma
 
@@ -117,16 +133,17 @@ def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
 
 
 def to_clean(latents: Tensor, flow: Tensor, sigma: Tensor | float) -> Tensor:
-    """Clean latents that a flow points to: latents - sigma * flow, evaluated in float64 and cast back.
+    """Clean latents that a flow points to: latents - sigma * flow, in float64 and cast back.
 
-    latents, flow, result: [B, F, C, H, W].  sigma: the noise level of the latents, a number, [B] or [B, F].
+    latents, flow, result: [B, F, C, H, W].  sigma: the noise level of the latents, a number, [B] or
+        [B, F].
     """
     level = _per_latent(sigma, latents).double()
     return (latents.double() - level * flow.double()).to(latents.dtype)
 
 
 def to_flow(latents: Tensor, clean: Tensor, sigma: Tensor | float) -> Tensor:
-    """The flow that leads from clean latents to these: (latents - clean) / sigma, in float64 and cast back.
+    """The flow from clean latents to these: (latents - clean) / sigma, in float64 and cast back.
 
     latents, clean, result: [B, F, C, H, W].  sigma: above 0, a number, [B] or [B, F].
     """
@@ -137,7 +154,7 @@ def to_flow(latents: Tensor, clean: Tensor, sigma: Tensor | float) -> Tensor:
 def euler_step(
     latents: Tensor, flow: Tensor, sigma: Tensor | float, sigma_next: Tensor | float
 ) -> Tensor:
-    """Move along the flow to another noise level without new noise: latents + flow * (sigma_next - sigma).
+    """Move along the flow to another noise level: latents + flow * (sigma_next - sigma).
 
     latents, flow, result: [B, F, C, H, W].  sigma, sigma_next: a number, [B] or [B, F].
     """
@@ -155,7 +172,8 @@ def block_noise(
 ) -> Tensor:
     """Gaussian noise that depends on nothing but its arguments.
 
-    seed: of the stream.  block: index of the block in the stream.  draw: 0 for the start, k for the k-th re-noising.
+    seed: of the stream.  block: index of the block in the stream.  draw: 0 for the start, k for the
+        k-th re-noising.
     Drawn on the host, so that the device does not matter.
     """
     mixed = 0
@@ -166,11 +184,11 @@ def block_noise(
     return noise.to(device=device, dtype=dtype)
 
 
-_MASK = (1 << 64) - 1
-
-
 def _splitmix64(number: int) -> int:
-    """Scatter 64 bits.  Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"."""
+    """Scatter 64 bits.
+
+    Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+    """
     number = (number + 0x9E3779B97F4A7C15) & _MASK
     number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -188,9 +206,10 @@ def denoise_block(
     context: StreamingContext,
     context_timestep: float = 0.0,
 ) -> Tensor:
-    """Make the next block of a stream: from noise to clean latents, and its clean keys into the context.
+    """Make the next block of a stream: from noise to clean latents, their keys into the context.
 
-    noise: draw -> [B, F, C, H, W]; draw 0 is where the block starts, draw k is mixed in after the k-th step.
+    noise: draw -> [B, F, C, H, W]; draw 0 is where the block starts, draw k is mixed in after the
+        k-th step.
     context_timestep: what the last pass is told; its input is clean whatever it says.
     result: clean latents [B, F, C, H, W].
     """
@@ -212,9 +231,12 @@ def write_block(
     context: StreamingContext,
     context_timestep: float = 0.0,
 ) -> None:
-    """Make given clean latents [B, F, C, H, W] the newest history of a context: one pass, its flow unused.
+    """Make given clean latents the newest history of a context: one pass, its flow unused.
 
-    The last step of every block; and alone, how a stream is restored, extended, or recached under a new prompt.
+    clean: [B, F, C, H, W].
+
+    The last step of every block; and alone, how a stream is restored, extended, or recached under a
+    new prompt.
     """
     context.begin(clean.shape[1])
     model(clean, _told(context_timestep, clean), text, context)

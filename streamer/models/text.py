@@ -38,6 +38,7 @@ _WORD = re.compile(r"[a-z]+")
 _APOSTROPHES = str.maketrans("", "", "'\u2019")
 _REPEATED = re.compile(r"(.)\1+")
 _SOUNDS = (("ph", "f"), ("ck", "k"), ("au", "o"), ("gh", "g"), ("ea", "ee"), ("ie", "y"))
+_ENDINGS = ("wards", "ward", "ings", "ing", "like", "ers", "er", "ed", "es", "ly", "s", "y")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -190,6 +191,9 @@ class WordTable(nn.Module):
     def _find_unknown(self, word: str) -> tuple[int, ...]:
         if len(word) < 3 or len(word) > 40:
             return ()
+        stem = self._find_stem(word)
+        if stem is not None:
+            return (stem,)
         row, overlap = self._nearest_spelling(word)
         if overlap >= 0.72:
             return (row,)
@@ -199,7 +203,18 @@ class WordTable(nn.Module):
         parts = self._split(word)
         if parts:
             return parts
-        return (row,) if overlap >= 0.5 else ()
+        return (row,) if overlap >= 0.5 and self.words[row][0] == word[0] else ()
+
+    def _find_stem(self, word: str) -> int | None:
+        """The known word left when an ending is taken off: "whirling" is "whirl"."""
+        for ending in _ENDINGS:
+            stem = word.removesuffix(ending)
+            if stem == word or len(stem) < 3:
+                continue
+            for known in (stem, stem + "e", stem[:-1] if stem[-1] == stem[-2] else stem):
+                if known in self._index:
+                    return self._index[known]
+        return None
 
     def _correct(self, word: str) -> int | None:
         """The best-ranked known word one typing mistake away (Damerau distance 1)."""

@@ -1,16 +1,12 @@
-"""TinyVAE: a small streaming autoencoder in the manner of TAEHV, with its memory outside the
-module.
+"""TinyVAE: a small streaming autoencoder in the manner of TAEHV, its memory outside the module.
 
 One class serves the published taew2_1 (madebyollin/taehv; layer order and key numbering of the
-file) and the embedded
-storybook model, which differs in its configuration only: pixel-shuffle growth, fewer channels,
-16-fold reduction.
+file) and the embedded storybook model, which differs in its configuration only: pixel shuffle with
+shortcuts, fewer channels, 16-fold reduction.
 
 Each memory block looks at the current frame and at the frame before it, nothing else; so a stream
-is decoded in chunks of
-any size with one remembered frame per block, and the chunks together equal the whole clip. This
-module knows nothing of
-prompts, blocks of a stream or devices.
+is decoded in chunks of any size with one remembered frame per block, and the chunks together equal
+the whole clip.  This module knows nothing of prompts, blocks of a stream or devices.
 """
 
 import json
@@ -267,8 +263,7 @@ class TinyVAE(nn.Module):
         t the temporal reduction.
 
         The end is padded by repeating the last frame to a multiple of t, so every chunk but
-        a stream's last must be such
-        a multiple.  Raises ValueError for sides that are not multiples of the spatial reduction.
+        a stream's last must be such a multiple.  Raises ValueError for sides that are not multiples of the spatial reduction.
         """
         batch, frames, channels, height, width = pixels.shape
         side = self.config.spatial_reduction

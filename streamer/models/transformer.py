@@ -1,13 +1,17 @@
-"""The causal Wan2.1 diffusion transformer, top to bottom: (latents, timestep, text, context) -> flow.
+"""The causal Wan2.1 diffusion transformer: (latents, timestep, text, context) -> flow.
 
-It does not know that it is streaming: the context decides what a token may look at, and where it stands in time.
-Parameter names are the published ones, so a checkpoint loads with strict=True.  Wan, 2025, arXiv:2503.20314.
+It does not know that it is streaming: the context decides what a token may look at, and where it
+    stands in time.
+Parameter names are the published ones, so a checkpoint loads with strict=True.  Wan, 2025,
+arXiv:2503.20314.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +65,10 @@ class TransformerConfig:
         return self.width // self.num_heads
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of tokens in a latent frame.  Raises ValueError when patches do not tile it."""
+        """Rows and columns of tokens in a latent frame.
+
+        Raises ValueError when patches do not tile it.
+        """
         _, rows, columns = self.patch
         if height % rows or width % columns:
             raise ValueError(
@@ -79,7 +86,8 @@ class TransformerConfig:
 class PromptKV:
     """Cross-attention keys and values of one prompt for all layers: k, v [L, B, N_text, A, D].
 
-    Made once per prompt.  A stream keeps one at a fixed address and overwrites it in place with `copy_`.
+    Made once per prompt.  A stream keeps one at a fixed address and overwrites it in place with
+    `copy_`.
     """
 
     k: Tensor
@@ -96,7 +104,7 @@ class PromptKV:
 
 
 class SelfAttention(nn.Module):
-    """Self-attention: RMS norm over the full width, rotary positions, and whatever the context lets it see."""
+    """Self-attention: RMS norm over the full width, rotary positions, what the context shows."""
 
     def __init__(self, config: TransformerConfig, layer: int, ops: Ops) -> None:
         super().__init__()
@@ -119,7 +127,10 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention to the prompt, whose keys and values are made once.  Padding rows are seen, as in the original."""
+    """Attention to the prompt, whose keys and values are made once.
+
+    Padding rows are seen, as in the original.
+    """
 
     def __init__(self, config: TransformerConfig, ops: Ops) -> None:
         super().__init__()
@@ -134,17 +145,20 @@ class CrossAttention(nn.Module):
     def keys_and_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """text: [B, N_text, E].  results: [B, N_text, A, D]."""
         heads = (self.num_heads, -1)
-        return self.norm_k(self.k(text)).unflatten(2, heads), self.v(text).unflatten(2, heads)
+        return (
+            torch.unflatten(self.norm_k(self.k(text)), 2, heads),
+            torch.unflatten(self.v(text), 2, heads),
+        )
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """x, result: [B, N, E].  k, v: [B, N_text, A, D]."""
-        q = self.norm_q(self.q(x)).unflatten(2, (self.num_heads, -1))
+        q = torch.unflatten(self.norm_q(self.q(x)), 2, (self.num_heads, -1))
         out: Tensor = self.o(self.ops.attend(q, k, v, k.shape[1]).flatten(2))
         return out
 
 
 class Block(nn.Module):
-    """One layer: self-attention, cross-attention, feed-forward; the first and the last modulated by time."""
+    """One layer: self-attention, cross-attention and feed-forward, modulated by time."""
 
     def __init__(self, config: TransformerConfig, layer: int, ops: Ops) -> None:
         super().__init__()
@@ -220,7 +234,7 @@ class CausalWanTransformer(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Weights to train from, as Wan2.1 does: Xavier for all linear maps, small embeddings, a head of zeros."""
+        """Weights to train from, as Wan2.1: Xavier for linear maps, small embeddings, zero head."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -243,11 +257,15 @@ class CausalWanTransformer(nn.Module):
                 f"the text has {embeds.shape[1]} rows, the model reads {self.config.text_length}"
             )
         text = self.text_embedding(F.pad(embeds, (0, 0, 0, missing)))
-        pairs = [block.cross_attn.keys_and_values(text) for block in self.blocks]
+        layers = cast(Iterable[Block], self.blocks)
+        pairs = [block.cross_attn.keys_and_values(text) for block in layers]
         return PromptKV(torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs]))
 
     def embed_time(self, timestep: Tensor) -> Tensor:
-        """timestep, 0 (clean) to 1000 (noise): [B, G] -> [B, G, E].  The sinusoid is evaluated in float64."""
+        """timestep, 0 (clean) to 1000 (noise): [B, G] -> [B, G, E].
+
+        The sinusoid is evaluated in float64.
+        """
         half = self.config.freq_width // 2
         steps = torch.arange(half, dtype=torch.float64, device=timestep.device)
         angles = timestep.double().unsqueeze(-1) * 10000.0 ** (-steps / half)
@@ -258,14 +276,14 @@ class CausalWanTransformer(nn.Module):
     def patchify(self, latents: Tensor) -> Tensor:
         """[B, F, C, H, W] -> tokens [B, N, E], ordered frame, row, column."""
         _, rows, columns = self.config.patch
-        patches = latents.unflatten(4, (-1, columns)).unflatten(3, (-1, rows))
+        patches = torch.unflatten(torch.unflatten(latents, 4, (-1, columns)), 3, (-1, rows))
         patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
         return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
     def unpatchify(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
         """[B, N, patch * C] -> [B, F, C, H, W] for rows x columns tokens per frame."""
-        size = (-1, rows, columns, *self.config.patch[1:], self.config.out_channels)
-        patches = tokens.flatten(2).unflatten(2, size[3:]).unflatten(1, size[:3])
+        inside = (*self.config.patch[1:], self.config.out_channels)
+        patches = tokens.reshape(len(tokens), -1, rows, columns, *inside)
         return patches.permute(0, 1, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
     def forward(
@@ -273,19 +291,24 @@ class CausalWanTransformer(nn.Module):
     ) -> Tensor:
         """The flow, noise minus clean, of every latent frame.
 
-        latents, result: [B, F, C, H, W].  timestep: [B], or [B, F] for one per frame; 0 (clean) to 1000 (noise).
-        Raises ValueError when the patches do not tile the latents, or the context expects another pass.
+        latents, result: [B, F, C, H, W].  timestep: [B], or [B, F] for one per frame; 0 (clean) to
+            1000 (noise).
+        Raises ValueError when the patches do not tile the latents, or the context expects another
+        pass.
         """
         num_frames, (rows, columns) = latents.shape[1], self.config.grid(*latents.shape[3:])
         time = self.embed_time(timestep if timestep.ndim == 2 else timestep.unsqueeze(1))
-        vectors = self.time_projection(time).unflatten(-1, (6, -1))
+        vectors = torch.unflatten(self.time_projection(time), -1, (6, -1))
         x = self.patchify(latents)
         table = context.rotary(
-            num_frames, rows, columns, x.unflatten(2, (self.config.num_heads, -1))
+            num_frames, rows, columns, torch.unflatten(x, 2, (self.config.num_heads, -1))
         )
+        is_checkpointed = self.gradient_checkpointing and torch.is_grad_enabled()
+        if is_checkpointed:
+            context = context.snapshot()
         for layer, block in enumerate(self.blocks):
             inputs = (x, vectors, table, text.k[layer], text.v[layer], context)
-            if self.gradient_checkpointing and torch.is_grad_enabled():
+            if is_checkpointed:
                 x = checkpoint(block, *inputs, use_reentrant=False)
             else:
                 x = block(*inputs)

@@ -2,9 +2,9 @@
 
     python -m tests.conformance DIR [--json]
 
-runs every case file of a folder, prints case, worst difference, pass or fail, and exits non-zero on a fail.  A case that
-it cannot run counts as a fail.  Adding a kind of case is one module with `run(case) -> list[Difference]` and one line in
-RUNNERS.
+runs every case file of a folder, prints case, worst difference, pass or fail, and exits non-zero on
+a fail.  A case that it cannot run counts as a fail.  Adding a kind of case is one module with
+`run(case) -> list[Difference]` and one line in RUNNERS.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one case.  worst: the difference that comes closest to failing; None when it could not run."""
+    """What became of one case.
+
+    worst: the difference that comes closest to failing; None when it could not run.
+    """
 
     case: str
     worst: Difference | None

@@ -1,16 +1,17 @@
-"""Case a: the bidirectional transformer, its parts, padding, and clips of different length in one batch."""
+"""Case a: the bidirectional transformer, its parts, padding, and a batch of ragged clips."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from tests.conformance.casefile import CaseFile, Difference, compare
-from tests.conformance.network import load_network
 from torch import Tensor, nn
 
 from streamer.models.context import FullContext
 from streamer.models.rotary import axis_channels, time_phases
 from streamer.models.transformer import CausalWanTransformer, PromptKV
+from tests.conformance.casefile import CaseFile, Difference, compare
+from tests.conformance.network import load_network
+
 
 def run(case: CaseFile) -> list[Difference]:
     """Compare the flow, every recorded intermediate, and the ragged batch."""
@@ -18,7 +19,10 @@ def run(case: CaseFile) -> list[Difference]:
     x, t = case["io.in.x"].transpose(1, 2), case["io.in.t"]
     prompts = [name for name in sorted(case.tensors) if name.startswith("io.in.context")]
     embeds = torch.stack(
-        [F.pad(case[name], (0, 0, 0, network.config.text_length - len(case[name]))) for name in prompts]
+        [
+            F.pad(case[name], (0, 0, 0, network.config.text_length - len(case[name])))
+            for name in prompts
+        ]
     )
     text = network.encode_text(embeds)
     parts = _record_parts(network)
@@ -28,7 +32,9 @@ def run(case: CaseFile) -> list[Difference]:
         for name in ("io.out.y", "io.out.y_seq_padded", "io.out.y_diffusers")
         if name in case
     ]
-    parts["patch_embed"] = network.patchify(x).transpose(1, 2).unflatten(2, (x.shape[1], x.shape[3] // 2, -1))
+    parts["patch_embed"] = (
+        network.patchify(x).transpose(1, 2).unflatten(2, (x.shape[1], x.shape[3] // 2, -1))
+    )
     parts["text_embed"] = network.text_embedding(embeds)
     parts["time_embed"] = network.embed_time(t[:, None])[:, 0]
     parts["time_proj"] = network.time_projection(parts["time_embed"])
@@ -40,7 +46,7 @@ def run(case: CaseFile) -> list[Difference]:
 
 
 def _record_parts(network: CausalWanTransformer) -> dict[str, Tensor]:
-    """A dictionary that the next passes fill with the output of every layer and of its parts; the first pass counts."""
+    """A dictionary that the next pass fills with the output of every layer and of its parts."""
     parts: dict[str, Tensor] = {}
 
     def keep(name: str, module: nn.Module) -> None:
@@ -71,7 +77,7 @@ def _ragged(case: CaseFile, network: CausalWanTransformer, text: PromptKV) -> li
 
 
 def _tables(case: CaseFile, network: CausalWanTransformer) -> list[Difference]:
-    """The published table has one column per pair: time, row, column, each at positions 0, 1, ..."""
+    """The published table: one column per pair of time, row, column, at positions 0, 1, ..."""
     if "io.table.rope_freqs_real" not in case:
         return []
     real, imag = case["io.table.rope_freqs_real"], case["io.table.rope_freqs_imag"]

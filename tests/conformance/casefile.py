@@ -1,7 +1,8 @@
 """CaseFile: one recorded case of the reference implementations: its tensors and its sheet.
 
-A case is a safetensors file.  The header field `case` holds the sheet as JSON: configuration, call table, file name.
-Weights lie under their published key names; everything else starts with `io.`, `call.` or `final.`.
+A case is a safetensors file.  The header field `case` holds the sheet as JSON: configuration, call
+table, file name. Weights lie under their published key names; everything else starts with `io.`,
+`call.` or `final.`.
 """
 
 from __future__ import annotations

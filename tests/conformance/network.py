@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tests.conformance.casefile import CaseFile
-
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
+from tests.conformance.casefile import CaseFile
 
 
 def read_config(case: CaseFile) -> TransformerConfig:

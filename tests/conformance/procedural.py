@@ -1,4 +1,4 @@
-"""Case a2: the published widths with weights by formula; one bidirectional pass and three cached ones."""
+"""Case a2: the published widths with weights by formula; one full pass and three cached ones."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.conformance.casefile import CaseFile, Difference, compare
-from tests.conformance.network import read_config
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
 from streamer.models.context import FullContext, RollingContext
 from streamer.models.transformer import CausalWanTransformer
+from tests.conformance.casefile import CaseFile, Difference, compare
+from tests.conformance.network import read_config
 
 
 def draw(shape: tuple[int, ...], stream: int, scale: float, offset: float) -> Tensor:
-    """Values of one stream: splitmix64 of the element's number, its top 24 bits as a fraction, scaled and moved."""
+    """Values of one stream: top 24 bits of splitmix64 of the element number, scaled and moved."""
     start = np.uint64((stream << 32) & ((1 << 64) - 1))
     z = np.arange(math.prod(shape), dtype=np.uint64) + start + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

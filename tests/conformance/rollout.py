@@ -6,20 +6,22 @@ The published behaviour: keys of the sinks keep their absolute distance.
 from __future__ import annotations
 
 import torch
-from tests.conformance.casefile import CaseFile, Difference, compare
-from tests.conformance.network import load_network
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
 from streamer.models.context import BlockCausalContext, RollingContext, StreamingContext
 from streamer.models.sampler import FlowMatchTable, denoise_block, to_clean, write_block
 from streamer.models.transformer import CausalWanTransformer, PromptKV
+from tests.conformance.casefile import CaseFile, Difference, compare
+from tests.conformance.network import load_network
 
 
 class RecordedModel:
     """The network, comparing every call with the recorded one of the same number."""
 
-    def __init__(self, case: CaseFile, network: CausalWanTransformer, table: FlowMatchTable) -> None:
+    def __init__(
+        self, case: CaseFile, network: CausalWanTransformer, table: FlowMatchTable
+    ) -> None:
         self.case, self.network, self.table = case, network, table
         self.count = 0
         self.differences: list[Difference] = []
@@ -68,7 +70,9 @@ def _run_calls(case: CaseFile) -> list[Difference]:
         first_noise += count
     expected = Difference("number of calls", abs(model.count - len(sheet["calls"])), 0.0)
     return [
-        compare("io.in.denoising_steps", case["io.in.denoising_steps"], torch.tensor(steps.timesteps)),
+        compare(
+            "io.in.denoising_steps", case["io.in.denoising_steps"], torch.tensor(steps.timesteps)
+        ),
         compare("io.in.step_sigmas", case["io.in.step_sigmas"], torch.tensor(steps.sigmas)),
         *model.differences,
         expected,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from tests.conformance.casefile import CaseFile, Difference, compare
 
 from streamer.models.sampler import FlowMatchTable, add_noise, euler_step, to_clean, to_flow
+from tests.conformance.casefile import CaseFile, Difference, compare
 
 
 def run(case: CaseFile) -> list[Difference]:
@@ -17,7 +17,9 @@ def run(case: CaseFile) -> list[Difference]:
         sigma_min=defaults["sigma_min"],
         extra_step=defaults["extra_one_step"],
     )
-    differences = [compare("io.out.defaults.sigmas_100", case["io.out.defaults.sigmas_100"], table.sigmas)]
+    differences = [
+        compare("io.out.defaults.sigmas_100", case["io.out.defaults.sigmas_100"], table.sigmas)
+    ]
     for shift in case.sheet["shifts"]:
         differences += _run_shift(case, shift)
     return differences

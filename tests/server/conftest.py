@@ -85,6 +85,15 @@ class Served:
             while not wanted.items() <= (await self.health()).items():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
+    async def until_state(self, stream_id: str, state: str) -> dict[str, Any]:
+        """The stream as HTTP shows it, once it is in that state."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                seen = (await self.http.get(f"/api/streams/{stream_id}")).json()
+                if seen["state"] == state:
+                    return seen  # type: ignore[no-any-return]
+                await asyncio.sleep(0.01)
+
 
 Serve = Callable[..., Awaitable[Served]]
 

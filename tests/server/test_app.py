@@ -132,7 +132,7 @@ async def test_a_place_is_given_up_by_a_stream_whose_page_is_gone(
     monkeypatch.setattr("streamer.server.streams.LEAVING_S", 0.0)
     second = await served.http.post("/api/streams", json={"prompt": "two"})
     assert second.status_code == 201
-    seen = (await served.http.get(f"/api/streams/{first['id']}")).json()
+    seen = await served.until_state(first["id"], "parked")
     assert seen["prompt"]["text"] == "one"
 
 

@@ -1,0 +1,242 @@
+"""StudentStage: trains the causal few-step transformer on latent clips.
+
+Teacher forcing with a twin sequence: one pass holds the clean clip and a noisy copy; a noisy block
+sees the clean blocks before it, through the window it will have when serving, and learns the flow
+at the noise levels of the serving steps (Huang et al. 2025, arXiv:2506.08009, section 3.1, names
+the scheme).  Alone it drifts: it never saw its own mistakes.  So a share of the history is made by
+the student itself: true blocks are noised and denoised again, block after block through its own
+cache, and the target stays the true clip (self-resampling, Guo et al. 2025, arXiv:2512.15702).
+After a prompt change everything is seen under the new text, which is what `recache` does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from streamer.distill.data import LatentClips, read_clips
+from streamer.distill.losses import flow_matching_loss
+from streamer.distill.optimizer import Muon, build_optimizer
+from streamer.models.cache import RingLayout
+from streamer.models.checkpoint import save_weights
+from streamer.models.context import BlockCausalContext, RollingContext, UnrolledContext
+from streamer.models.sampler import (
+    DenoisingSteps,
+    add_noise,
+    block_noise,
+    denoise_block,
+    to_clean,
+)
+from streamer.models.text import TextEncoder
+from streamer.models.tiny_vae import TinyVAE
+from streamer.models.transformer import CausalWanTransformer, TransformerConfig
+
+TRANSFORMER_FILE = "transformer.safetensors"
+
+
+@dataclass(frozen=True)
+class StudentStageConfig:
+    """What a step is made of.
+
+    clips: per step.  step_share: share of blocks at the serving noise levels; the others anywhere.
+    context_noise: greatest noise level mixed into the clean history, whose timestep stays 0.
+    resampled_share: share of steps in which the student makes the history itself.
+    reread_every: steps before the shards are read again (they may still be growing).
+    """
+
+    clips: int = 6
+    step_share: float = 0.75
+    context_noise: float = 0.15
+    resampled_share: float = 0.0
+    muon_lr: float = 0.02
+    adam_lr: float = 2e-3
+    reread_every: int = 100
+
+
+class StudentStage:
+    """The transformer, its clips and its losses.  Clips are read whole; text is encoded already."""
+
+    def __init__(
+        self,
+        transformer: TransformerConfig,
+        layout: RingLayout,
+        steps: DenoisingSteps,
+        shards: Path,
+        vae: TinyVAE,
+        encoder: TextEncoder,
+        config: StudentStageConfig | None = None,
+        examples: tuple[str, ...] = (),
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.config = config or StudentStageConfig()
+        self.layout, self.steps = layout, steps
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.student = CausalWanTransformer(transformer)
+            self.student.initialise()
+        self.student.to(self.device)
+        self._shards = shards
+        self._vae, self._encoder, self._examples = vae, encoder, examples
+        self._clips = read_clips(shards)
+        self._held_out = read_clips(shards, held_out=True)
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The transformer."""
+        return {"student": self.student}
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The transformer."""
+        return ("student",)
+
+    def build_optimizer(self) -> Muon:
+        """Muon for the matrices of the blocks, AdamW for embeddings, head, norms and biases."""
+        return build_optimizer(
+            [self.student], muon_lr=self.config.muon_lr, adam_lr=self.config.adam_lr
+        )
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Flow matching on some clips; see the module's docstring."""
+        if step % self.config.reread_every == 0:
+            self._clips = read_clips(self._shards)
+        rows = torch.randint(len(self._clips), (self.config.clips,), generator=generator)
+        clips = self._clips.rows(rows)
+        is_resampled = bool(torch.rand((), generator=generator) < self.config.resampled_share)
+        loss, by_level = self._flow_loss(clips, generator, is_resampled)
+        return loss, by_level
+
+    @torch.no_grad()
+    def sample_sheet(self, path: Path) -> dict[str, float]:
+        """Streams of the examples, and the loss on combinations that training never saw."""
+        generator = torch.Generator().manual_seed(1)
+        indices = torch.arange(min(16, len(self._held_out)))
+        loss, _ = self._flow_loss(self._held_out.rows(indices), generator, False)
+        rows = [self._frames_of(text, seed) for seed, text in enumerate(self._examples)]
+        if rows:
+            Image.fromarray(torch.cat(rows, 0).numpy()).save(path)
+        return {"held_out_loss": loss.item()}
+
+    @torch.no_grad()
+    def export(self, directory: Path) -> None:
+        """Write the transformer as it serves, float16."""
+        directory.mkdir(parents=True, exist_ok=True)
+        save_weights(
+            self.student.state_dict(),
+            directory / TRANSFORMER_FILE,
+            metadata={"config": json.dumps(asdict(self.student.config))},
+        )
+
+    def _flow_loss(
+        self, clips: LatentClips, generator: torch.Generator, is_resampled: bool
+    ) -> tuple[Tensor, dict[str, float]]:
+        clean = clips.latents.to(self.device)
+        batch, frames = clean.shape[:2]
+        block = self.layout.block
+        num_blocks = frames // block
+        chosen = torch.where(clips.switch > 0, 1, 0)
+        text = clips.text[torch.arange(batch), chosen].to(self.device)
+        sigma = self._draw_levels((batch, num_blocks), generator).repeat_interleave(block, 1)
+        noise = torch.randn(clean.shape, generator=generator).to(self.device)
+        if is_resampled:
+            history = self._resample(clean, text, generator)
+        else:
+            level = torch.rand(batch, 1, generator=generator) * self.config.context_noise
+            extra = torch.randn(clean.shape, generator=generator).to(self.device)
+            history = add_noise(clean, extra, level.expand(batch, frames).to(self.device))
+        context = BlockCausalContext([block] * num_blocks, self.layout, teacher_forcing=True)
+        noisy = add_noise(clean, noise, sigma)
+        flow = self.student(
+            torch.cat([history, noisy], 1),
+            torch.cat([torch.zeros_like(sigma), sigma * 1000], 1),
+            self.student.encode_text(text),
+            context,
+        )[:, frames:]
+        # Blocks before a change do not belong to the text that the pass was told.
+        first = torch.arange(num_blocks).repeat_interleave(block)
+        weight = (first >= clips.switch[:, None]).float().to(self.device)
+        loss = flow_matching_loss(flow, clean, noise, weight)
+        with torch.no_grad():
+            made = to_clean(noisy, flow, sigma)
+            gap = (made - clean).square().mean((2, 3, 4))
+            numbers = {
+                f"x0_{name}": (gap * mask).sum().item() / max(1e-9, mask.sum().item())
+                for name, mask in (
+                    ("start", weight * (first == 0).to(self.device) * (sigma > 0.99)),
+                    ("next", weight * (first > 0).to(self.device) * (sigma > 0.99)),
+                    ("last", weight * (sigma < self.steps.sigmas[-1] + 0.01)),
+                )
+            }
+        return loss, {**numbers, "resampled": float(is_resampled)}
+
+    def _draw_levels(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Noise levels of blocks: those of the serving steps, and some anywhere.  [B, blocks]."""
+        serving = torch.tensor(self.steps.sigmas)
+        picked = serving[torch.randint(len(serving), shape, generator=generator)]
+        anywhere = torch.rand(shape, generator=generator)
+        is_serving = torch.rand(shape, generator=generator) < self.config.step_share
+        return torch.where(is_serving, picked, anywhere).to(self.device)
+
+    @torch.no_grad()
+    def _resample(self, clean: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+        """The clip as the student itself would have made it from a noisy copy, block after block.
+
+        Each block starts at one of the serving levels below pure noise, so it stays the same clip.
+        """
+        keys = self.student.encode_text(text)
+        context = UnrolledContext(len(self.student.blocks), self.layout)
+        made = []
+        for part in clean.split(self.layout.block, 1):
+            first = int(torch.randint(1, len(self.steps.sigmas), (), generator=generator))
+            context.begin()
+            latents = part
+            for sigma, timestep in list(zip(self.steps.sigmas, self.steps.timesteps, strict=True))[
+                first:
+            ]:
+                noise = torch.randn(part.shape, generator=generator).to(self.device)
+                latents = add_noise(latents, noise, sigma)
+                told = torch.full((len(part),), timestep, device=self.device)
+                latents = to_clean(latents, self.student(latents, told, keys, context), sigma)
+            self.student(latents, torch.zeros(len(part), device=self.device), keys, context)
+            context.commit()
+            made.append(latents)
+        return torch.cat(made, 1)
+
+    def _frames_of(self, text: str, seed: int) -> Tensor:
+        """One row of a sheet: a frame of every block of a short stream.  uint8 [H, n * W, 3]."""
+        latents = self.stream(text, seed, 6)
+        pixels, _ = self._vae.decode(latents)
+        per_block = self.layout.block * self._vae.config.temporal_reduction
+        shown = pixels[0, per_block - 1 :: per_block]
+        return (torch.cat(list(shown), 2).permute(1, 2, 0) * 255).round().to(torch.uint8).cpu()
+
+    @torch.no_grad()
+    def stream(self, text: str, seed: int, num_blocks: int) -> Tensor:
+        """The first blocks of a stream, as the server would make them: [1, F, C, H, W]."""
+        keys = self.student.encode_text(self._encoder.encode([text]).to(self.device))
+        shape = self._clips.latents.shape[2:]
+        context = RollingContext(
+            self.student.config.cache_shape(*shape[1:]), self.layout, device=self.device
+        )
+
+        def noise_of(index: int, draw: int) -> Tensor:
+            size = (1, self.layout.block, *shape)
+            return block_noise(seed, index, draw, size, self.device)
+
+        return torch.cat(
+            [
+                denoise_block(
+                    self.student, self.steps, lambda draw, i=index: noise_of(i, draw), keys, context
+                )
+                for index in range(num_blocks)
+            ],
+            1,
+        )

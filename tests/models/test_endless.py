@@ -1,0 +1,110 @@
+"""A stream has no end: block time, memory and values stay as they are after thousands of blocks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import torch
+from torch import Tensor
+
+from streamer.models.cache import RingLayout
+from streamer.models.context import RollingContext
+from streamer.models.sampler import FlowMatchTable, block_noise, denoise_block, write_block
+from streamer.models.transformer import CausalWanTransformer, TransformerConfig
+
+CONFIG = TransformerConfig(
+    width=32,
+    num_heads=2,
+    ffn_width=48,
+    num_layers=2,
+    in_channels=4,
+    out_channels=4,
+    text_width=8,
+    text_length=4,
+    freq_width=16,
+)
+SHAPE = (1, 3, 4, 4, 4)
+LAYOUT = RingLayout(window=7, sink=1, block=3)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run_blocks(
+    num_blocks: int, first_frame: int = 0
+) -> tuple[list[Tensor], list[float], list[int]]:
+    """Latents, seconds of processor time and bytes of resident memory of every block."""
+    torch.manual_seed(0)
+    network = CausalWanTransformer(CONFIG).requires_grad_(False)
+    text = network.encode_text(torch.randn(1, 4, CONFIG.text_width))
+    context = RollingContext(CONFIG.cache_shape(4, 4), LAYOUT, first_frame=first_frame)
+    steps = FlowMatchTable(5.0).steps([1000, 500], warp=True)
+    process = psutil.Process()
+    blocks, seconds, memory = [], [], []
+    for block in range(num_blocks):
+        started = time.thread_time()
+        blocks.append(
+            denoise_block(
+                network, steps, lambda draw, b=block: block_noise(7, b, draw, SHAPE), text, context
+            )
+        )
+        seconds.append(time.thread_time() - started)
+        memory.append(process.memory_info().rss)
+    return blocks, seconds, memory
+
+
+@pytest.mark.slow
+def test_two_thousand_blocks_cost_what_the_first_cost() -> None:
+    blocks, seconds, memory = run_blocks(2000)
+    # The fastest quarter of the blocks: other processes only ever make a block slower.
+    early, late = (
+        statistics.quantiles(part, n=4)[0] for part in (seconds[100:200], seconds[-100:])
+    )
+    assert late <= 1.05 * early
+    # 2,000 blocks of latents are 1.5 MB; a cache that grew would be hundreds.
+    assert memory[-1] - memory[200] < 16 * 2**20
+    whole = torch.stack(blocks)
+    assert torch.isfinite(whole).all()
+    # Values neither die nor grow: the last hundred blocks are spread like an early hundred.
+    assert whole[-100:].std() == pytest.approx(whole[100:200].std().item(), rel=0.1)
+
+
+def test_a_stream_at_a_late_position_is_the_same_stream() -> None:
+    early, _, _ = run_blocks(12)
+    late, _, _ = run_blocks(12, first_frame=6000)
+    # float32: a far angle is exact to 1e-12, but its cosine is rounded differently.
+    torch.testing.assert_close(torch.stack(late), torch.stack(early), rtol=0, atol=5e-5)
+
+
+def test_a_stream_rebuilt_from_its_latents_goes_on_alike() -> None:
+    """With the sinks and the latents of the window, the keys differ only by what fell out of it."""
+    torch.manual_seed(0)
+    network = CausalWanTransformer(CONFIG).requires_grad_(False)
+    text = network.encode_text(torch.randn(1, 4, CONFIG.text_width))
+    steps = FlowMatchTable(5.0).steps([1000, 500], warp=True)
+
+    def make(block: int, context: RollingContext) -> Tensor:
+        return denoise_block(
+            network, steps, lambda draw: block_noise(7, block, draw, SHAPE), text, context
+        )
+
+    context = RollingContext(CONFIG.cache_shape(4, 4), LAYOUT)
+    blocks = [make(block, context) for block in range(6)]
+    expected = make(6, context)
+    history = torch.cat(blocks, dim=1)
+    rebuilt = RollingContext(CONFIG.cache_shape(4, 4), LAYOUT)
+    write_block(network, history[:, :1], text, rebuilt)
+    for block in (4, 5):
+        write_block(network, blocks[block], text, rebuilt)
+    alike, empty = make(6, rebuilt), make(6, RollingContext(CONFIG.cache_shape(4, 4), LAYOUT))
+    # Keys of deeper layers remember frames that left the window; that is small beside the window.
+    assert (alike - expected).abs().mean() < 0.2 * (empty - expected).abs().mean()

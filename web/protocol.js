@@ -1,0 +1,196 @@
+/**
+ * The messages between page and server, both directions: the twin of `server/protocol.py`.
+ *
+ * One JSON object a message over one WebSocket.  This module knows their shapes and nothing else.
+ */
+
+export const PROTOCOL_VERSION = 1;
+
+/**
+ * @typedef {{kind: "cut"|"swap"|"recache"|"blend"|"scene", blocks: number}} Transition
+ * @typedef {{id: string, text: string, transition: Transition | null}} Prompt
+ *
+ * @typedef {{type: "hello", version: number, stream: string|null, token: string|null}} Hello
+ * @typedef {{type: "start", prompt: Prompt, seed: number|null}} Start
+ * @typedef {{type: "offer", sdp: string}} Offer
+ * @typedef {{type: "set_prompt", prompt: Prompt}} SetPrompt
+ * @typedef {{type: "set_seed", seed: number}} SetSeed
+ * @typedef {{type: "pause"}} Pause
+ * @typedef {{type: "resume"}} Resume
+ * @typedef {{type: "stop"}} Stop
+ * @typedef {{type: "ping", id: number}} Ping
+ * @typedef {{type: "shown", prompt_id: string, latency_ms: number}} Shown
+ * @typedef {Hello|Start|Offer|SetPrompt|SetSeed|Pause|Resume|Stop|Ping|Shown} ClientMessage
+ *
+ * @typedef {{type: "welcome", version: number, server: string, model: string, title: string,
+ *   examples: string[], transitions: string[], prompt_limit: number, loading: number,
+ *   ice_servers: string[]}} Welcome
+ * @typedef {{type: "loading", progress: number, stage: string}} Loading
+ * @typedef {{type: "stream", id: string, token: string|null, model: string, seed: number,
+ *   width: number, height: number, fps: number, prompt: Prompt, state: StreamState}} StreamInfo
+ * @typedef {{type: "answer", sdp: string, codec: string}} Answer
+ * @typedef {{type: "prompt_accepted", prompt_id: string, block: number, applies_in_s: number
+ *   }} PromptAccepted
+ * @typedef {{type: "prompt_applied", prompt_id: string, text: string, block: number,
+ *   frame: number, rtp_timestamp: number|null}} PromptApplied
+ * @typedef {{type: "status", state: StreamState, detail: string}} Status
+ * @typedef {{type: "statistics", fps_generated: number, fps_played: number, playback_rate: number,
+ *   queued_s: number, lead_s: number, block_ms: number, block: number, viewers: number,
+ *   dropped: number, bitrate_kbps: number}} Statistics
+ * @typedef {{type: "pong", id: number}} Pong
+ * @typedef {{type: "error", code: string, message: string, about: string|null}} ServerError
+ * @typedef {Welcome|Loading|StreamInfo|Answer|PromptAccepted|PromptApplied|Status|Statistics|
+ *   Pong|ServerError} ServerMessage
+ * @typedef {"starting"|"playing"|"paused"|"restoring"|"parked"|"ended"} StreamState
+ */
+
+export class ProtocolError extends Error {}
+
+/** @param {string|null} stream @param {string|null} token @returns {Hello} */
+export const hello = (stream, token) => ({
+  type: "hello",
+  version: PROTOCOL_VERSION,
+  stream,
+  token,
+});
+
+/** @param {Prompt} prompt @param {number|null} seed @returns {Start} */
+export const start = (prompt, seed) => ({ type: "start", prompt, seed });
+
+/** @param {string} sdp @returns {Offer} */
+export const offer = (sdp) => ({ type: "offer", sdp });
+
+/** @param {Prompt} prompt @returns {SetPrompt} */
+export const setPrompt = (prompt) => ({ type: "set_prompt", prompt });
+
+/** @param {number} seed whole, 0 to 2^53 - 1  @returns {SetSeed} */
+export const setSeed = (seed) => ({ type: "set_seed", seed });
+
+/** @returns {Pause} */
+export const pause = () => ({ type: "pause" });
+
+/** @returns {Resume} */
+export const resume = () => ({ type: "resume" });
+
+/** @returns {Stop} */
+export const stop = () => ({ type: "stop" });
+
+/** @param {number} id @returns {Ping} */
+export const ping = (id) => ({ type: "ping", id });
+
+/** @param {string} promptId @param {number} latencyMs from Enter to the picture  @returns {Shown} */
+export const shown = (promptId, latencyMs) => ({
+  type: "shown",
+  prompt_id: promptId,
+  latency_ms: latencyMs,
+});
+
+/** @typedef {(value: unknown) => boolean} Check */
+
+/** @type {Check} */
+const text = (value) => typeof value === "string";
+/** @type {Check} */
+const number = (value) => typeof value === "number" && Number.isFinite(value);
+/** @type {Check} */
+const texts = (value) => Array.isArray(value) && value.every(text);
+/** @type {(check: Check) => Check} */
+const orNull = (check) => (value) => value === null || check(value);
+/** @type {(...allowed: string[]) => Check} */
+const oneOf =
+  (...allowed) =>
+  (value) =>
+    typeof value === "string" && allowed.includes(value);
+/** @type {(fields: Record<string, Check>) => Check} */
+const record = (fields) => (value) =>
+  typeof value === "object" &&
+  value !== null &&
+  Object.entries(fields).every(([name, check]) =>
+    check(/** @type {Record<string, unknown>} */ (value)[name]),
+  );
+
+const state = oneOf("starting", "playing", "paused", "restoring", "parked", "ended");
+const transition = record({
+  kind: oneOf("cut", "swap", "recache", "blend", "scene"),
+  blocks: number,
+});
+const prompt = record({ id: text, text, transition: orNull(transition) });
+
+/** @type {Record<string, Record<string, Check>>} */
+const SERVER_FIELDS = {
+  welcome: {
+    version: number,
+    server: text,
+    model: text,
+    title: text,
+    examples: texts,
+    transitions: texts,
+    prompt_limit: number,
+    loading: number,
+    ice_servers: texts,
+  },
+  loading: { progress: number, stage: text },
+  stream: {
+    id: text,
+    token: orNull(text),
+    model: text,
+    seed: number,
+    width: number,
+    height: number,
+    fps: number,
+    prompt,
+    state,
+  },
+  answer: { sdp: text, codec: text },
+  prompt_accepted: { prompt_id: text, block: number, applies_in_s: number },
+  prompt_applied: {
+    prompt_id: text,
+    text,
+    block: number,
+    frame: number,
+    rtp_timestamp: orNull(number),
+  },
+  status: { state, detail: text },
+  statistics: {
+    fps_generated: number,
+    fps_played: number,
+    playback_rate: number,
+    queued_s: number,
+    lead_s: number,
+    block_ms: number,
+    block: number,
+    viewers: number,
+    dropped: number,
+    bitrate_kbps: number,
+  },
+  pong: { id: number },
+  error: { code: text, message: text, about: orNull(text) },
+};
+
+/**
+ * Read a message of the server.  Fields that a newer server adds are ignored.
+ *
+ * @param {string} json
+ * @returns {ServerMessage}
+ * @throws {ProtocolError} naming the field that is missing or of the wrong type
+ */
+export function decodeServer(json) {
+  /** @type {unknown} */
+  let tree;
+  try {
+    tree = JSON.parse(json);
+  } catch (error) {
+    throw new ProtocolError(`not JSON: ${error instanceof Error ? error.message : error}`);
+  }
+  if (typeof tree !== "object" || tree === null || Array.isArray(tree)) {
+    throw new ProtocolError("a message is a JSON object");
+  }
+  const message = /** @type {Record<string, unknown>} */ (tree);
+  const type = typeof message.type === "string" ? message.type : "";
+  if (!Object.hasOwn(SERVER_FIELDS, type)) throw new ProtocolError(`unknown message '${type}'`);
+  for (const [name, check] of Object.entries(SERVER_FIELDS[type])) {
+    if (!check(message[name])) {
+      throw new ProtocolError(`${type}.${name}: found ${JSON.stringify(message[name])}`);
+    }
+  }
+  return /** @type {ServerMessage} */ (tree);
+}
