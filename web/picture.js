@@ -82,7 +82,7 @@ export class Picture {
     const excess = this.#root.clientWidth / Math.max(1, this.#root.clientHeight) / shape;
     const isClose = excess < FILL_WITHIN && excess > 1 / FILL_WITHIN;
     this.#root.dataset.fit = isClose ? "fill" : excess < 1 ? "tall" : "wide";
-    this.#screen.style.aspectRatio = String(shape);
+    this.#screen.style.setProperty("--shape", String(shape));
     if (!isClose) draw(this.#ambient, this.#video);
     if (this.#isCurrent) this.#upscaler?.draw(this.#video);
   }

@@ -16,6 +16,8 @@ import { phaseOf } from "./state.js";
  * @property {string} actionLabel
  */
 
+const INVITATION = "Say what you want to see.";
+
 /** @type {Record<string, string>} */
 const WAYS_OUT = {
   weights_invalid: "Check the weights file on the server, then start the server again.",
@@ -47,12 +49,14 @@ export function wordsFor(state, nowMs) {
   const detail = state.stream?.detail ?? "";
   switch (phaseOf(state)) {
     case "connecting":
-      return words("Say what you want to see.", "Connecting to the server.", "connecting");
+      return words(INVITATION, "Connecting to the server.", "connecting");
     case "loading":
-      return words("Say what you want to see.", "The model is being loaded.", "loading the model");
+      return state.caption === ""
+        ? words(INVITATION, "The model is being loaded. You can type already.", "loading")
+        : words(state.caption, "The model is being loaded; the picture follows.", "loading");
     case "ready":
       return words(
-        "Say what you want to see.",
+        INVITATION,
         "It plays for as long as you watch. Say something else, and it changes while it plays.",
         "ready",
       );
@@ -65,11 +69,11 @@ export function wordsFor(state, nowMs) {
       return words("", "", `${rate.toFixed(1)}x real time`);
     }
     case "paused":
-      return words("", "The stream is paused.", "paused");
+      return words("", "", "paused");
     case "restoring":
-      return words("", detail, "one moment, the picture comes back");
+      return words("One moment, the picture comes back.", sentence(detail), "restoring");
     case "parked":
-      return words("", detail, "the stream waits; it goes on in a moment");
+      return words("The stream waits.", "It goes on in a moment.", "waiting");
     case "busy":
       return {
         ...words("All places are taken.", sentence(state.failure?.message ?? ""), "busy"),

@@ -79,8 +79,8 @@ class AttributeClassifier(nn.Module):
 
         Result: logits [B, classes] for each of LOOKS.
         """
-        features = self.look_trunk(pictures.flatten(0, 1))
-        together = features.unflatten(0, pictures.shape[:2])
+        features: Tensor = self.look_trunk(pictures.flatten(0, 1))
+        together = features.view(*pictures.shape[:2], *features.shape[1:])
         return {name: head(together) for name, head in self.look_heads.items()}
 
     def motion(self, clips: Tensor) -> Tensor:
@@ -126,7 +126,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x, result: [N, C, h, w]."""
-        return x + self.conv(F.silu(self.norm(x)))
+        change: Tensor = self.conv(F.silu(self.norm(x)))
+        return x + change
 
 
 class _Head(nn.Module):
@@ -157,7 +158,7 @@ def prepare(clips: Tensor) -> Tensor:
     if flat.shape[-2:] != (HEIGHT, WIDTH):
         size = (HEIGHT, WIDTH)
         flat = F.interpolate(flat, size, mode="bilinear", antialias=True, align_corners=False)
-    return (flat / 127.5 - 1).unflatten(0, clips.shape[:2])
+    return (flat / 127.5 - 1).view(*clips.shape[:3], HEIGHT, WIDTH)
 
 
 def choose_frames(frames: NDArray[np.uint8], fps: int) -> Tensor:
@@ -308,7 +309,7 @@ class ClassifierStage:
     def sample_sheet(self, path: Path) -> dict[str, float]:
         """Held-out clips with what the judge says of them; returns its accuracies there."""
         lesson = self._test()
-        guesses = torch.cat([self._guess(part) for part in lesson.clips.split(24)])
+        guesses = self._guess(lesson.clips)
         rows = []
         for number in range(min(8, len(guesses))):
             said = [names[guesses[number, i]] for i, names in enumerate(ATTRIBUTES.values())]
@@ -326,13 +327,16 @@ class ClassifierStage:
         """Write the judge and its accuracies on held-out clips."""
         save_classifier(self.classifier, directory / WEIGHTS_FILE)
         lesson = self._test()
-        guesses = torch.cat([self._guess(part) for part in lesson.clips.split(24)])
+        guesses = self._guess(lesson.clips)
         numbers = {"clips": len(guesses), "accuracy": measure_accuracy(guesses, lesson.classes)}
         (directory / "classifier.json").write_text(json.dumps(numbers, indent=2) + "\n")
 
     def _guess(self, clips: Tensor) -> Tensor:
-        logits = self.classifier.classify(clips)
-        return torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], dim=1)
+        parts = []
+        for first in range(0, len(clips), 24):
+            logits = self.classifier.classify(clips[first : first + 24])
+            parts.append(torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], dim=1))
+        return torch.cat(parts)
 
     def _test(self) -> Lesson:
         if self._held_out is None:

@@ -11,7 +11,8 @@ import datetime
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -87,7 +88,7 @@ class Player:
         """Frames that the judge needs to see."""
         return (CLIP_FRAMES - 1) * max(1, round(self.fps / CLIP_FPS)) + 1
 
-    def play(self, seed: int, prompts: Mapping[int, str]) -> Iterator[FrameBlock]:
+    def play(self, seed: int, prompts: Mapping[int, str]) -> Generator[FrameBlock, None, None]:
         """An endless stream; prompts: texts by the block they take effect at, the first at 0.
 
         Changes come in by the configuration's own transition.
@@ -111,9 +112,10 @@ class Player:
         finally:
             stream.close()
 
-    def frames_until(self, stream: Iterator[FrameBlock], num_blocks: int) -> NDArray[np.uint8]:
-        """The frames of the next blocks of a stream: [T, H, W, 3]."""
-        return np.concatenate([next(stream).frames for _ in range(num_blocks)])
+
+def take(stream: Iterator[FrameBlock], num_blocks: int) -> NDArray[np.uint8]:
+    """The frames of the next blocks of a stream: [T, H, W, 3]."""
+    return np.concatenate([next(stream).frames for _ in range(num_blocks)])
 
 
 def evaluate(
@@ -248,8 +250,8 @@ def judge_obedience(
     """A fresh stream for each caption; only what the caption mentions is scored."""
     made = []
     for number, said in enumerate(exam.captions):
-        stream = player.play(options.seed + number, {0: said.text})
-        frames = player.frames_until(stream, options.num_blocks)
+        with closing(player.play(options.seed + number, {0: said.text})) as stream:
+            frames = take(stream, options.num_blocks)
         made.append(judge(classifier, frames, player.fps))
     return {
         name: Obedience(
@@ -273,8 +275,9 @@ def _share_right(name: str, exam: Exam, guesses: Sequence[Guess]) -> float | Non
 
 
 def class_of(spec: SceneSpec, attribute: str) -> int:
-    """A spec's class number."""
-    return dict(zip(ATTRIBUTES, astuple(spec), strict=True))[attribute]
+    """A spec's class number for an attribute."""
+    number: int = astuple(spec)[list(ATTRIBUTES).index(attribute)]
+    return number
 
 
 # ---- drift --------------------------------------------------------------------------------------
@@ -348,17 +351,19 @@ def _watch(
     times = [float(at_s) for at_s in np.linspace(FIRST_S, drift_s, _NUM_MOMENTS)]
     kept = -(-player.clip_frames // player.block_frames)
     newest: list[NDArray[np.uint8]] = []
-    moments = []
-    stream = player.play(seed, {0: said.text})
-    for at_s in times:
-        while not newest or (block.first_frame + len(block.frames)) / player.fps < at_s:
-            block = next(stream)
+    moments: list[Moment] = []
+    with closing(player.play(seed, {0: said.text})) as stream:
+        for block in stream:
             newest = [*newest, block.frames][-kept:]
-        frames = np.concatenate(newest)
-        guess = judge(classifier, frames, player.fps)
-        score = statistics.fmean(guess[name] == class_of(spec, name) for name in said.mentions)
-        moments.append(Moment(at_s, score, measure_look(frames, player.fps)))
-    stream.close()
+            if (block.first_frame + len(block.frames)) / player.fps < times[len(moments)]:
+                continue
+            frames = np.concatenate(newest)
+            guess = judge(classifier, frames, player.fps)
+            score = statistics.fmean(guess[name] == class_of(spec, name) for name in said.mentions)
+            at_s = times[len(moments)]
+            moments.append(Moment(at_s, score, measure_look(frames, player.fps)))
+            if len(moments) == len(times):
+                break
     return tuple(moments)
 
 
@@ -390,14 +395,13 @@ def judge_switches(
         old, new = _draw_change(rng)
         scene = class_of(new[0], "scene")
         prompts = {0: old[1].text, options.num_blocks: new[1].text}
-        stream = player.play(options.seed + 20_000 + number, prompts)
-        if _sees(classifier, player.frames_until(stream, options.num_blocks), scene):
-            num_already += 1
-        else:
-            took = _blocks_until(player, stream, classifier, scene)
-            blocks += [took] if took else []
-            num_never += not took
-        stream.close()
+        with closing(player.play(options.seed + 20_000 + number, prompts)) as stream:
+            if _sees(classifier, take(stream, options.num_blocks), scene):
+                num_already += 1
+                continue
+            took = _blocks_until(stream, classifier, scene)
+        blocks += [took] if took else []
+        num_never += not took
     mean = statistics.fmean(blocks) if blocks else None
     return Switches(tuple(blocks), mean, num_never, num_already)
 
@@ -414,12 +418,10 @@ def _draw_change(
     return old, new
 
 
-def _blocks_until(
-    player: Player, stream: Iterator[FrameBlock], classifier: AttributeClassifier, scene: int
-) -> int:
+def _blocks_until(stream: Iterator[FrameBlock], classifier: AttributeClassifier, scene: int) -> int:
     """Blocks until a scene is seen at a block's end; 0 for never."""
     for count in range(1, LONGEST_SWITCH + 1):
-        if _sees(classifier, player.frames_until(stream, 1), scene):
+        if _sees(classifier, take(stream, 1), scene):
             return count
     return 0
 

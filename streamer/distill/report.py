@@ -76,8 +76,9 @@ class Moment:
 class StreamDrift:
     """One stream over time.
 
-    is_frozen, is_grey, is_exploded: whether its end moves less than any render, has less than half
-    the contrast of the dullest render, or is twice as sharp as the sharpest (grids, noise).
+    is_frozen, is_grey, is_exploded: whether its end moves less than half as much as the stillest
+    render, has less than half the contrast of the dullest one, or is twice as sharp as the sharpest
+    (grids, noise).
     """
 
     caption: str

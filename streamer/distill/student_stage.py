@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -194,7 +195,7 @@ class StudentStage:
         keys = self.student.encode_text(text)
         context = UnrolledContext(len(self.student.blocks), self.layout)
         made = []
-        for part in clean.split(self.layout.block, 1):
+        for part in torch.split(clean, self.layout.block, dim=1):
             first = int(torch.randint(1, len(self.steps.sigmas), (), generator=generator))
             context.begin()
             latents = part
@@ -227,16 +228,12 @@ class StudentStage:
             self.student.config.cache_shape(*shape[1:]), self.layout, device=self.device
         )
 
-        def noise_of(index: int, draw: int) -> Tensor:
-            size = (1, self.layout.block, *shape)
-            return block_noise(seed, index, draw, size, self.device)
+        made = []
+        for index in range(num_blocks):
+            noise = partial(self._noise, seed, index)
+            made.append(denoise_block(self.student, self.steps, noise, keys, context))
+        return torch.cat(made, 1)
 
-        return torch.cat(
-            [
-                denoise_block(
-                    self.student, self.steps, lambda draw, i=index: noise_of(i, draw), keys, context
-                )
-                for index in range(num_blocks)
-            ],
-            1,
-        )
+    def _noise(self, seed: int, index: int, draw: int) -> Tensor:
+        size = (1, self.layout.block, *self._clips.latents.shape[2:])
+        return block_noise(seed, index, draw, size, self.device)

@@ -58,7 +58,7 @@ class WorldClips:
         targets = sample_specs(changing, generator)
         seeds = torch.randint(1 << 31, (count,), generator=generator).tolist()
         starts = (torch.rand(count, generator=generator) * 60).tolist()
-        # A morph takes a second and a clip half of one: begin anywhere, so that all its parts are seen.
+        # A morph takes a second and a clip half of one: it begins up to a second before the clip.
         ahead = torch.rand(changing, generator=generator).tolist()
         still = self._renderer.render(
             specs[changing:], seeds[changing:], self._num_frames, start_s=starts[changing:]
@@ -111,7 +111,8 @@ class VAEStage:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             vae = TinyVAE(vae_config)
-        self.vae = vae.to(self.device).to(memory_format=torch.channels_last)
+        self.vae = vae.to(self.device)
+        self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._clips = clips
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="render")
         self._pools: dict[int, Future[Tensor]] = {}
@@ -145,7 +146,7 @@ class VAEStage:
         detail = (
             config.edge_weight * edge + config.fine_weight * fine + config.motion_weight * motion
         )
-        # While pictures are grey, any detail is a wrong one: asked for too early it holds them grey.
+        # While pictures are grey, any detail is wrong: asked for too early it holds them grey.
         share = min(1.0, step / config.detail_steps)
         loss = pixel + share * detail + config.latent_weight * (size - 1 - size.log())
         psnr = -10 * gap.detach().square().mean().log10()

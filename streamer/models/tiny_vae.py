@@ -17,8 +17,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from streamer.errors import WeightsError
+from streamer.models.checkpoint import load_weights
 
 CONFIG_FILE = "vae.json"
 WEIGHTS_FILE = "vae.safetensors"
@@ -147,7 +151,8 @@ class TGrow(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B*F,C,h,w] -> [B*F*stride,C,h,w]."""
-        return self.conv(x).reshape(-1, *x.shape[1:])
+        grown: Tensor = self.conv(x)
+        return grown.reshape(-1, *x.shape[1:])
 
 
 class ShortcutMemBlock(nn.Module):
@@ -179,8 +184,9 @@ class ShuffleShrink(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [B*F,C,h,w] -> [B*F/stride,channels_out,h/2,w/2]."""
         merged = x.reshape(-1, self.stride * x.shape[1], *x.shape[2:])
-        shortcut = F.pixel_unshuffle(merged, 2).unflatten(1, (self.channels, -1)).mean(2)
-        shrunk: Tensor = self.conv(merged) + shortcut
+        groups = F.pixel_unshuffle(merged, 2)
+        groups = groups.reshape(len(groups), self.channels, -1, *groups.shape[2:])
+        shrunk: Tensor = self.conv(merged) + groups.mean(2)
         return shrunk
 
 
@@ -263,7 +269,8 @@ class TinyVAE(nn.Module):
         t the temporal reduction.
 
         The end is padded by repeating the last frame to a multiple of t, so every chunk but
-        a stream's last must be such a multiple.  Raises ValueError for sides that are not multiples of the spatial reduction.
+        a stream's last must be such a multiple.
+        Raises ValueError for sides that are not multiples of the spatial reduction.
         """
         batch, frames, channels, height, width = pixels.shape
         side = self.config.spatial_reduction
@@ -296,9 +303,8 @@ class TinyVAE(nn.Module):
         batch, frames = latents.shape[:2]
         x = self.denormalise(latents).flatten(0, 1)
         grown, memories = _run(self.decoder, x, batch, None if state is None else state.memories)
-        pixels = F.pixel_shuffle(grown.flatten(0, 1), self.config.patch_size).unflatten(
-            0, (batch, -1)
-        )
+        pixels = F.pixel_shuffle(grown.flatten(0, 1), self.config.patch_size)
+        pixels = pixels.reshape(batch, -1, *pixels.shape[1:])
         seen = 0 if state is None else state.frames
         if seen == 0:
             pixels = pixels[:, self.config.frames_to_trim :]
@@ -306,8 +312,7 @@ class TinyVAE(nn.Module):
 
 
 def save_vae(vae: TinyVAE, directory: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the configuration and the weights, cast to `dtype` (the normalisation stays
-    float32)."""
+    """Write the configuration, and the weights as `dtype` (the normalisation stays float32)."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG_FILE).write_text(json.dumps(asdict(vae.config), indent=1) + "\n")
     tensors = {
@@ -320,17 +325,19 @@ def save_vae(vae: TinyVAE, directory: Path, dtype: torch.dtype = torch.float32) 
 
 
 def load_vae(directory: Path, device: torch.device | str = "cpu") -> TinyVAE:
-    """Read what `save_vae` wrote, as float32, ready for inference.  Raises RuntimeError when
-    keys or shapes differ."""
-    entries = json.loads((directory / CONFIG_FILE).read_text())
-    fields = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()
-    }
-    vae = TinyVAE(TinyVAEConfig(**fields))
-    vae.load_state_dict(
-        {name: value.float() for name, value in load_file(directory / WEIGHTS_FILE).items()}
-    )
-    return vae.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    """Read what `save_vae` wrote, as float32, ready for inference.
+
+    Raises WeightsError when a file is missing or damaged, or when the two do not fit each other.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        config = TypeAdapter(TinyVAEConfig).validate_json(path.read_text())
+    except (OSError, ValidationError) as error:
+        raise WeightsError(f"{path}: not the configuration of an autoencoder: {error}") from error
+    vae = TinyVAE(config)
+    load_weights(vae, [directory / WEIGHTS_FILE])
+    vae.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return vae.eval().requires_grad_(False)
 
 
 def trim_published_growth(tensors: Mapping[str, Tensor], vae: TinyVAE) -> dict[str, Tensor]:
@@ -404,7 +411,7 @@ def _decoder_layers(config: TinyVAEConfig) -> Iterator[nn.Module]:
 
 def _with_past(x: Tensor, batch: int, memory: Tensor | None) -> tuple[Tensor, Tensor]:
     """x [B*F,C,h,w] -> (x beside the frame before it [B*F,2C,h,w], the last frame [B,C,h,w])."""
-    frames = x.unflatten(0, (batch, -1))
+    frames = x.reshape(batch, -1, *x.shape[1:])
     first = torch.zeros_like(frames[:, :1]) if memory is None else memory.unsqueeze(1)
     past = torch.cat([first, frames[:, :-1]], 1).flatten(0, 1)
     return torch.cat([x, past], 1), frames[:, -1]
@@ -433,4 +440,4 @@ def _run(
             kept.append(memory)
         else:
             x = layer(x)
-    return x.unflatten(0, (batch, -1)), tuple(kept)
+    return x.reshape(batch, -1, *x.shape[1:]), tuple(kept)

@@ -1,8 +1,11 @@
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
+from streamer.errors import WeightsError
 from streamer.models.tiny_vae import (
     STORYBOOK,
     TinyVAE,
@@ -129,6 +132,15 @@ def test_a_saved_autoencoder_is_the_same_when_loaded(tmp_path: Path):
     assert torch.equal(loaded.decode(latents)[0], load_vae(tmp_path).decode(latents)[0])
     # Only the memory format differs, so only the order of sums does.
     assert (loaded.decode(latents)[0] - vae.decode(latents)[0]).abs().max() < 1e-5
+
+
+def test_a_folder_that_holds_no_autoencoder_is_refused(tmp_path: Path):
+    with pytest.raises(WeightsError, match=r"vae\.json"):
+        load_vae(tmp_path)
+    save_vae(make(SHORTCUT), tmp_path)
+    (tmp_path / "vae.json").write_text(json.dumps(asdict(PUBLISHED)))
+    with pytest.raises(WeightsError, match=r"vae\.safetensors"):
+        load_vae(tmp_path)
 
 
 def test_older_published_files_keep_the_last_rows_of_wide_growth_kernels():
