@@ -22,8 +22,7 @@ from streamer.errors import ConfigError, StreamerError
 
 if TYPE_CHECKING:
     from streamer.config import Config
-    from streamer.engine.handle import Engine
-    from streamer.offline import Score
+    from streamer.offline import Rendered, Score
     from streamer.stream import Prompt, Script
 
 P = ParamSpec("P")
@@ -216,10 +215,11 @@ def render_command(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from streamer.driver import StreamDriver
     from streamer.engine.handle import Engine
-    from streamer.offline import ClipWriter, Rendered, render_to_file
+    from streamer.offline import ClipWriter, render_to_file
 
-    driver = None
+    driver: StreamDriver | None = None
 
     async def work() -> Rendered:
         nonlocal driver
@@ -237,7 +237,7 @@ def render_command(
             )
             try:
                 await engine.start()
-                driver = new_driver(engine, config, script)
+                driver = StreamDriver(engine, script.spec, config.stream)
                 progress.update(task, description="making", total=score.num_frames, completed=0)
                 return await render_to_file(
                     driver, score, writer, lambda frames: progress.update(task, completed=frames)
@@ -254,14 +254,7 @@ def render_command(
     report(made, driver.script, config, out, as_json)
 
 
-def new_driver(engine: Engine, config: Config, script: Script) -> Any:
-    """The driver of an offline rendering."""
-    from streamer.driver import StreamDriver
-
-    return StreamDriver(engine, script.spec, config.stream)
-
-
-def report(made: Any, script: Script, config: Config, out: Path, as_json: bool) -> None:
+def report(made: Rendered, script: Script, config: Config, out: Path, as_json: bool) -> None:
     """Print what was made: a line for people, or JSON."""
     from streamer.offline import frames_per_block
     from streamer.stream import Prompt
@@ -324,6 +317,27 @@ def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
         raise KeyboardInterrupt from None
 
 
+class LazyDistill(click.Group):
+    """The group `distill`, whose commands need the `distill` extra and are imported when used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the subcommands."""
+        return self._group().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One subcommand."""
+        return self._group().get_command(ctx, cmd_name)
+
+    @staticmethod
+    def _group() -> click.Group:
+        from streamer.distill.commands import distill
+
+        return distill
+
+
+main.add_command(LazyDistill("distill", help="Train, evaluate and export the embedded model."))
+
+
 # ---- config -------------------------------------------------------------------------------------
 
 
@@ -362,3 +376,30 @@ def config_list() -> None:
         stream = config.stream
         size = f"{stream.width}x{stream.height}"
         click.echo(f"{config.name:<24} {size:>9}  {stream.fps} fps  {config.title}")
+
+
+# ---- bench --------------------------------------------------------------------------------------
+
+
+@main.command(name="bench")
+@config_option
+@click.option("--blocks", default=40, show_default=True, type=click.IntRange(3))
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@fails_clearly
+def bench_command(source: str | None, blocks: int, as_json: bool) -> None:
+    """Measure how fast this machine makes a stream, decode included."""
+    from streamer.bench import bench
+    from streamer.config import load_config
+
+    made = run_interruptibly(bench(load_config(source), blocks))
+    if as_json:
+        click.echo(json.dumps(made.as_dict(), indent=2))
+        return
+    click.echo(
+        f"{made.model} {made.size}: {made.steady_fps} frames a second at full window "
+        f"({made.realtime}x real time), {made.average_fps} on average\n"
+        f"block of {made.frames_per_block} frames: {made.block_ms_p50} ms median, "
+        f"{made.block_ms_p90} p90, {made.block_ms_max} worst; "
+        f"denoise {made.denoise_ms}, clean pass {made.commit_ms}, decode {made.decode_ms}\n"
+        f"loaded in {made.load_s} s, first block after {made.first_block_ms} ms"
+    )

@@ -7,7 +7,7 @@ as a live stream, so the same script gives the same frames.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -41,16 +41,16 @@ class ClipWriter:
             self._container = av.open(
                 str(path), "w", format="mp4", options={"movflags": "+faststart"}
             )
+            self._stream = self._container.add_stream("libx264", rate=fps)
+            self._stream.width, self._stream.height = width, height
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.time_base = Fraction(1, fps)
+            self._stream.codec_context.options = {"crf": "18", "preset": "veryfast"}
+            self._container.start_encoding()
         except (OSError, av.FFmpegError) as error:
             raise OutputError(
-                f"{path}: cannot be written: {error.strerror or error}; "
-                "choose another place with --out"
+                f"{path}: cannot be written: {error.strerror}; choose another place with --out"
             ) from error
-        self._stream = self._container.add_stream("libx264", rate=fps)
-        self._stream.width, self._stream.height = width, height
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.time_base = Fraction(1, fps)
-        self._stream.codec_context.options = {"crf": "18", "preset": "veryfast"}
 
     def __enter__(self) -> ClipWriter:
         return self
@@ -151,7 +151,7 @@ def score_from_script(
     return Score(events, frames)
 
 
-async def render(driver: StreamDriver, score: Score) -> AsyncIterator[FrameBlock]:
+async def render(driver: StreamDriver, score: Score) -> AsyncGenerator[FrameBlock, None]:
     """Make the blocks of a score one after the other; the last is cut to the wanted length."""
     made = 0
     while made < score.num_frames:
@@ -186,4 +186,3 @@ async def render_to_file(
             blocks += 1
             on_progress(writer.num_frames)
     return Rendered(writer.num_frames, blocks, time.perf_counter() - start)
-

@@ -224,12 +224,7 @@ function receive(state, message, nowMs) {
         },
       };
     case "status":
-      return state.stream === null
-        ? state
-        : {
-            ...state,
-            stream: { ...state.stream, state: message.state, detail: message.detail },
-          };
+      return told(state, message);
     case "statistics":
       return {
         ...state,
@@ -241,6 +236,19 @@ function receive(state, message, nowMs) {
     case "error":
       return refused(state, message);
   }
+}
+
+/**
+ * @param {State} state
+ * @param {import("./protocol.js").Status} message
+ * @returns {State}
+ */
+function told(state, message) {
+  if (state.stream === null) return state;
+  const stream = { ...state.stream, state: message.state, detail: message.detail };
+  if (message.state !== "ended") return { ...state, stream };
+  // Nothing that was on its way arrives any more.
+  return { ...state, stream, wanted: null, pending: null, applied: null, notice: null };
 }
 
 /**

@@ -66,8 +66,9 @@ export class Upscaler {
       depth: false,
       failIfMajorPerformanceCaveat: !evenInSoftware,
     });
-    const program = gl && build(gl);
-    return gl && program ? new Upscaler(canvas, gl, program) : null;
+    if (gl === null || (isSoftware(gl) && !evenInSoftware)) return null;
+    const program = build(gl);
+    return program ? new Upscaler(canvas, gl, program) : null;
   }
 
   /**
@@ -107,6 +108,18 @@ export class Upscaler {
     gl.uniform2f(this.#size, video.videoWidth, video.videoHeight);
     gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
   }
+}
+
+/**
+ * Whether the processor does the drawing.  Browsers do not always count that as a performance
+ * caveat (Chromium with SwiftShader does not), so the renderer's name is looked at as well.
+ *
+ * @param {WebGL2RenderingContext} gl
+ */
+function isSoftware(gl) {
+  const names = gl.getExtension("WEBGL_debug_renderer_info");
+  const name = gl.getParameter(names ? names.UNMASKED_RENDERER_WEBGL : gl.RENDERER);
+  return /swiftshader|llvmpipe|softpipe|software|basic render/i.test(String(name));
 }
 
 /** @param {WebGL2RenderingContext} gl @returns {WebGLProgram|null} */

@@ -93,7 +93,8 @@ export class View {
   renderStatistics(state, here) {
     const { statistics, statisticsToggle } = this.parts;
     statisticsToggle.setAttribute("aria-pressed", String(here.isWanted));
-    statistics.hidden = !here.isWanted || state.stream === null || !state.hasPicture;
+    const isAlive = state.hasPicture && state.stream?.state !== "ended";
+    statistics.hidden = !here.isWanted || !isAlive;
     if (statistics.hidden) return;
     const texts = statisticsWords(state, here);
     while (statistics.childElementCount > texts.length) statistics.lastElementChild?.remove();
@@ -177,7 +178,7 @@ export class View {
    * @param {import("./state.js").Phase} phase
    */
   #renderPrompt(state, phase) {
-    const { caption, notice, examples, form, watching, transition, send } = this.parts;
+    const { caption, notice, examples, form, watching, prompt, transition, send } = this.parts;
     const mayLead = isDirector(state);
     write(caption, state.caption);
     if (notice.dataset.tone !== state.notice?.tone && state.notice !== null) {
@@ -188,6 +189,8 @@ export class View {
     examples.hidden = form.hidden;
     watching.hidden = mayLead || phase === "ended" || phase === "failed";
     transition.hidden = state.stream === null;
+    const invitation = state.stream === null ? "Describe a scene" : "What comes next?";
+    if (prompt.placeholder !== invitation) prompt.placeholder = invitation;
     send.disabled = SILENT.has(phase);
   }
 }

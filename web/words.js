@@ -148,7 +148,7 @@ export function statisticsWords(state, here) {
   if (there === null) return [];
   return [
     `${here.fpsShown.toFixed(1)} fps shown`,
-    `${there.fps_generated.toFixed(1)} fps generated`,
+    `${there.fps_generated.toFixed(there.fps_generated < 100 ? 1 : 0)} fps generated`,
     `${there.queued_s.toFixed(2)} s queued`,
     here.roundTripMs === null ? "" : `${Math.round(here.roundTripMs)} ms round trip`,
     `${there.dropped} dropped`,

@@ -17,22 +17,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from streamer.config import weights_path
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.sheets import Picture, Row, draw_sheet
-from streamer.distill.trainer import Trainer, TrainerConfig, find_checkpoints
 from streamer.distill.world import ATTRIBUTES, MOTIONS, SUBJECTS, Renderer, sample_specs
 from streamer.errors import WeightsError
+from streamer.models.checkpoint import load_weights, save_weights
 
 CLIP_FRAMES = 8
 CLIP_FPS = 4
 HEIGHT, WIDTH = 80, 128
 WEIGHTS_FILE = "classifier.safetensors"
-SHIPPED = weights_path(f"assets/{WEIGHTS_FILE}")
+SHIPPED = weights_path(f"assets/storybook/{WEIGHTS_FILE}")
 LOOKS = ("scene", "time", "weather", "subject")
 """The attributes that a single picture shows."""
 
@@ -88,7 +87,9 @@ class AttributeClassifier(nn.Module):
 
         What does not move is taken out of every frame and given once beside them.
         """
-        small = F.avg_pool2d(clips.flatten(0, 1), 2).unflatten(0, clips.shape[:2])
+        small = F.avg_pool2d(clips.flatten(0, 1), 2).view(
+            len(clips), -1, 3, HEIGHT // 2, WIDTH // 2
+        )
         still = small.mean(1)
         moving = 3 * (small - still[:, None]).flatten(1, 2)
         place = self.place.expand(len(clips), -1, -1, -1)
@@ -177,8 +178,8 @@ def choose_frames(frames: NDArray[np.uint8], fps: int) -> Tensor:
 def save_classifier(classifier: AttributeClassifier, path: Path) -> None:
     """Write the weights as float16, with the classes that they name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.half().contiguous() for name, value in classifier.state_dict().items()}
-    save_file(tensors, path, metadata={"attributes": json.dumps(ATTRIBUTES)})
+    metadata = {"attributes": json.dumps(ATTRIBUTES)}
+    save_weights(classifier.state_dict(), path, "float16", metadata)
 
 
 def load_classifier(path: Path = SHIPPED) -> AttributeClassifier:
@@ -186,25 +187,15 @@ def load_classifier(path: Path = SHIPPED) -> AttributeClassifier:
 
     Raises WeightsError when the file is missing, damaged or knows another world.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"{path}: the classifier cannot be read: {error}; "
-            "make one with `streamer distill classifier --out DIR`"
-        ) from error
-    if metadata.get("attributes") != json.dumps(ATTRIBUTES):
+    classifier = AttributeClassifier()
+    load_weights(classifier, [path])
+    with safe_open(path, "pt") as file:
+        attributes = (file.metadata() or {}).get("attributes")
+    if attributes != json.dumps(ATTRIBUTES):
         raise WeightsError(
             f"{path}: names other classes than this world has; "
             "make it again with `streamer distill classifier --out DIR`"
         )
-    classifier = AttributeClassifier()
-    try:
-        classifier.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: {error}") from error
     return classifier.eval().requires_grad_(False)
 
 
@@ -429,33 +420,3 @@ def measure_accuracy(guesses: Tensor, classes: Tensor) -> dict[str, float]:
         name: float(is_right[has_subject if name == "motion" else slice(None), i].float().mean())
         for i, name in enumerate(ATTRIBUTES)
     }
-
-
-@dataclass(frozen=True)
-class ClassifierOptions:
-    """How to train the judge."""
-
-    out: Path
-    steps: int = 500
-    threads: int = 1
-    device: str = "cpu"
-    seed: int = 0
-    is_resumed: bool = False
-
-
-def train_classifier(options: ClassifierOptions) -> None:
-    """Train the judge; its weights end in OUT/export/classifier.safetensors."""
-    torch.set_num_threads(options.threads)
-    stage = ClassifierStage(device=options.device, seed=options.seed)
-    config = TrainerConfig(
-        out=options.out,
-        seed=options.seed,
-        max_steps=options.steps,
-        ema_decay=0.98,
-        checkpoint_every_s=60.0,
-        sheet_every_s=60.0,
-    )
-    trainer = Trainer(stage, config)
-    if options.is_resumed and (checkpoints := find_checkpoints(options.out)):
-        trainer.resume(checkpoints[-1])
-    trainer.train()

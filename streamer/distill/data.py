@@ -117,10 +117,12 @@ def make_clips(
         renderer, count, num_latents * reduction, block * reduction, seed, held_out
     )
     device = vae.latent_mean.device
-    latents = [vae.encode(clips.to(device).float() / 255)[0].cpu() for clips in frames.split(4)]
+    latents = [
+        vae.encode(clips.to(device).float() / 255)[0].cpu() for clips in torch.split(frames, 4)
+    ]
     flat = encoder.encode([text for pair in texts for text in pair])
     return LatentClips(
-        torch.cat(latents).half(), flat.unflatten(0, (count, 2)).cpu().half(), switch
+        torch.cat(latents).half(), flat.reshape(count, 2, *flat.shape[1:]).cpu().half(), switch
     )
 
 

@@ -392,7 +392,7 @@ def judge_switches(
     blocks: list[int] = []
     num_never = num_already = 0
     for number in range(options.num_switches):
-        old, new = _draw_change(rng)
+        old, new = draw_change(rng)
         scene = class_of(new[0], "scene")
         prompts = {0: old[1].text, options.num_blocks: new[1].text}
         with closing(player.play(options.seed + 20_000 + number, prompts)) as stream:
@@ -406,7 +406,7 @@ def judge_switches(
     return Switches(tuple(blocks), mean, num_never, num_already)
 
 
-def _draw_change(
+def draw_change(
     rng: random.Random,
 ) -> tuple[tuple[SceneSpec, Caption], tuple[SceneSpec, Caption]]:
     """Two captions that name different scenes."""

@@ -148,3 +148,38 @@ class EvaluationReport:
     def tree(self) -> dict[str, object]:
         """The report as JSON has it."""
         return {**asdict(self), "reconstruction_db": self.reconstruction_db}
+
+    def summary(self) -> str:
+        """The report for people."""
+
+        def percent(share: float | None) -> str:
+            return "     -" if share is None else f"{share:6.0%}"
+
+        lines = [f"{self.model}, {self.options.num_prompts} held-out captions, {self.date}", ""]
+        lines.append("             model  renders  reconstructed  chance  scored")
+        for name, found in self.obedience.items():
+            lines.append(
+                f"  {name:<9} {percent(found.model)}   {percent(found.classifier_on_renders)}"
+                f"         {percent(found.classifier_on_reconstructions)}  {percent(found.chance)}"
+                f"  {found.num_scored:6}"
+            )
+        if self.drift is not None:
+            lines += ["", "  second  score  contrast  saturation  sharpness  motion"]
+            for moment in self.drift.mean:
+                look = moment.look
+                lines.append(
+                    f"  {moment.at_s:6.0f} {moment.score:6.0%} {look.contrast:9.1f} "
+                    f"{look.saturation:11.1f} {look.sharpness:10.2f} {look.motion:7.2f}"
+                )
+            lines.append(
+                f"  of {len(self.drift.streams)} streams: {self.drift.num_frozen} frozen, "
+                f"{self.drift.num_grey} grey, {self.drift.num_exploded} exploded"
+            )
+        if (switches := self.switch_blocks) is not None:
+            mean = "-" if switches.mean is None else f"{switches.mean:.1f}"
+            lines += ["", f"  a new scene is seen after {mean} blocks; never: {switches.num_never}"]
+        lines.append(
+            f"  reconstruction {self.reconstruction_db:.1f} dB; "
+            f"{self.fps_generated:.1f} frames a second; took {self.seconds:.0f} s"
+        )
+        return "\n".join(lines)

@@ -21,21 +21,25 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from streamer.config import load_config
 from streamer.distill.data import LatentClips, read_clips
 from streamer.distill.losses import flow_matching_loss
 from streamer.distill.optimizer import Muon, build_optimizer
+from streamer.distill.trainer import Trainer, TrainerConfig, find_checkpoints
+from streamer.errors import ConfigError
 from streamer.models.cache import RingLayout
-from streamer.models.checkpoint import save_weights
+from streamer.models.checkpoint import load_weights, save_weights
 from streamer.models.context import BlockCausalContext, RollingContext, UnrolledContext
 from streamer.models.sampler import (
     DenoisingSteps,
+    FlowMatchTable,
     add_noise,
     block_noise,
     denoise_block,
     to_clean,
 )
-from streamer.models.text import TextEncoder
-from streamer.models.tiny_vae import TinyVAE
+from streamer.models.text import TextEncoder, load_text_encoder
+from streamer.models.tiny_vae import TinyVAE, load_vae
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 
 TRANSFORMER_FILE = "transformer.safetensors"
@@ -237,3 +241,79 @@ class StudentStage:
     def _noise(self, seed: int, index: int, draw: int) -> Tensor:
         size = (1, self.layout.block, *self._clips.latents.shape[2:])
         return block_noise(seed, index, draw, size, self.device)
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """A run of `train_student`.
+
+    config: the model to train, by name or file; its sizes, window and steps are used.
+    start: an earlier export whose weights the run begins with; None: new weights.
+    """
+
+    config: str
+    shards: Path
+    vae: Path
+    text: Path
+    out: Path
+    minutes: float
+    stage: StudentStageConfig = StudentStageConfig()
+    start: Path | None = None
+    is_resumed: bool = False
+    threads: int = 2
+    device: str = "cpu"
+    seed: int = 0
+    is_bf16: bool = False
+
+
+def train_student(options: StudentOptions) -> None:
+    """Train to the end of the time given; checkpoints, sheets, losses and the export lie in `out`.
+
+    Raises ConfigError for a configuration without a transformer, WeightsError for files that do
+    not fit it.
+    """
+    torch.set_num_threads(options.threads)
+    config = load_config(options.config)
+    if config.model is None:
+        raise ConfigError(f"{config.name}: there is no transformer to train")
+    sizes, sampler, stream = config.model.transformer, config.model.sampler, config.stream
+    table = FlowMatchTable(sampler.shift)
+    stage = StudentStage(
+        TransformerConfig(
+            width=sizes.width,
+            num_heads=sizes.num_heads,
+            ffn_width=sizes.ffn_width,
+            num_layers=sizes.num_layers,
+            in_channels=sizes.latent_channels,
+            out_channels=sizes.latent_channels,
+            text_width=sizes.text_width,
+            text_length=sizes.text_length,
+            freq_width=sizes.freq_width,
+        ),
+        RingLayout(stream.window, stream.sink, stream.num_frame_per_block),
+        table.steps([int(step) for step in sampler.denoising_step_list], warp=sampler.warp),
+        options.shards,
+        load_vae(options.vae, options.device),
+        load_text_encoder(options.text, options.device),
+        options.stage,
+        tuple(config.examples),
+        options.device,
+        options.seed,
+    )
+    if options.start is not None:
+        load_weights(stage.student, [options.start / TRANSFORMER_FILE])
+        stage.student.to(options.device)
+    trainer = Trainer(
+        stage,
+        TrainerConfig(
+            out=options.out,
+            seed=options.seed,
+            max_seconds=options.minutes * 60,
+            ema_decay=0.995,
+            sheet_every_s=300.0,
+            is_bf16=options.is_bf16,
+        ),
+    )
+    if options.is_resumed and (checkpoints := find_checkpoints(options.out)):
+        trainer.resume(checkpoints[-1])
+    trainer.train()

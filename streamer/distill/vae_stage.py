@@ -1,15 +1,14 @@
 """VAEStage: trains the embedded autoencoder on clips of the storybook world, rendered as it goes.
 
-Noise of LATENT_NOISE is added before decoding, so that the decoder learns to bear latents that are
-slightly off, as a transformer's are; the latents' mean square is held near 1.  Together that is the
-KL term of a variational autoencoder with a fixed posterior width, up to constants (Kingma and
-Welling 2014, arXiv:1312.6114, appendix B).
+The encoder is linear and fitted in closed form from the first clips; what is trained is the decoder
+network, which draws what the linear map leaves blurred.  Noise of a random level up to LATENT_NOISE
+is added to the latents, so that it learns to draw clean pictures from latents that are slightly
+off, as a transformer's are.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,10 +24,11 @@ from torch import Tensor, nn
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.trainer import Trainer, TrainerConfig, find_checkpoints
 from streamer.distill.world import Renderer, sample_specs
-from streamer.models.tiny_vae import STORYBOOK, TinyVAE, TinyVAEConfig, save_vae
+from streamer.models.tiny_vae import STORYBOOK, TinyVAE, TinyVAEConfig, fit_basis, save_vae
 
-LATENT_NOISE = 0.1
+LATENT_NOISE = 0.25
 _HELD_OUT = 1 << 40
+_BASIS = 1 << 41
 
 
 class ClipSource(Protocol):
@@ -79,19 +79,18 @@ class VAEStageConfig:
     """Weights of the losses and sizes of a batch.
 
     crop_px: side of the square crops, a multiple of the spatial reduction.  steps_per_pool: steps
-    before a new pool.  detail_steps: steps over which the weights of edges, detail and motion grow.
+    before a new pool.
     """
 
     crop_px: int = 96
-    crops: int = 12
+    crops: int = 6
     steps_per_pool: int = 8
-    muon_lr: float = 0.02
-    adam_lr: float = 2e-3
-    edge_weight: float = 1.0
-    fine_weight: float = 1.0
+    muon_lr: float = 0.005
+    adam_lr: float = 1e-3
+    edge_weight: float = 0.5
+    fine_weight: float = 0.5
     motion_weight: float = 0.5
-    latent_weight: float = 0.01
-    detail_steps: int = 150
+    basis_pools: int = 12
 
 
 class VAEStage:
@@ -114,6 +113,8 @@ class VAEStage:
         self.vae = vae.to(self.device)
         self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._clips = clips
+        pools = [clips.clips(_BASIS + number) for number in range(self.config.basis_pools)]
+        fit_basis(self.vae, torch.cat(pools).to(self.device).float() / 255)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="render")
         self._pools: dict[int, Future[Tensor]] = {}
 
@@ -132,31 +133,20 @@ class VAEStage:
         return build_optimizer([self.vae], muon_lr=self.config.muon_lr, adam_lr=self.config.adam_lr)
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Reconstruction of random crops: L1 of pixels, edges, fine detail and motion, plus the
-        latents' square."""
+        """Reconstruction of random crops: L1 of pixels, edges, fine detail and motion."""
         video = self._crops(self._pool(step // self.config.steps_per_pool), generator)
         latents, _ = self.vae.encode(video)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        output, _ = self.vae.decode_raw(latents + LATENT_NOISE * noise)
+        level = LATENT_NOISE * torch.rand(len(video), 1, 1, 1, 1, generator=generator)
+        noise = level * torch.randn(latents.shape, generator=generator)
+        output, _ = self.vae.decode_raw(latents + noise.to(self.device))
         gap = output - video
         pixel = gap.abs().mean()
         edge, fine, motion = _edge(gap), _fine(gap), _motion(gap)
-        size = latents.square().mean()
         config = self.config
-        detail = (
-            config.edge_weight * edge + config.fine_weight * fine + config.motion_weight * motion
-        )
-        # While pictures are grey, any detail is wrong: asked for too early it holds them grey.
-        share = min(1.0, step / config.detail_steps)
-        loss = pixel + share * detail + config.latent_weight * (size - 1 - size.log())
+        loss = pixel + config.edge_weight * edge + config.fine_weight * fine
+        loss = loss + config.motion_weight * motion
         psnr = -10 * gap.detach().square().mean().log10()
-        numbers = {
-            "pixel": pixel,
-            "edge": edge,
-            "fine": fine,
-            "latent_square": size,
-            "psnr_db": psnr,
-        }
+        numbers = {"pixel": pixel, "edge": edge, "fine": fine, "psnr_db": psnr}
         return loss, {name: value.item() for name, value in numbers.items()}
 
     @torch.no_grad()
@@ -176,15 +166,9 @@ class VAEStage:
         Image.fromarray(sheet.numpy()).save(path)
         return {"held_out_psnr_db": psnr.mean().item(), "held_out_worst_db": psnr.min().item()}
 
-    @torch.no_grad()
     def export(self, directory: Path) -> None:
-        """Write the autoencoder for `load_vae`, with mean and deviation of every latent channel
-        measured."""
-        vae = copy.deepcopy(self.vae)
-        latents, _ = vae.encode(self._held_out())
-        vae.latent_mean.copy_(latents.mean((0, 1, 3, 4)))
-        vae.latent_std.copy_(latents.std((0, 1, 3, 4)).clamp_min(1e-3))
-        save_vae(vae, directory)
+        """Write the autoencoder for `load_vae`, as float16."""
+        save_vae(self.vae, directory, torch.float16)
 
     def _held_out(self) -> Tensor:
         pools = [self._clips.clips(_HELD_OUT + number) for number in range(2)]

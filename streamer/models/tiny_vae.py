@@ -36,9 +36,11 @@ class TinyVAEConfig:
     patch_size: pixels per side folded into channels before the first and after the last layer.
     blocks_per_stage, convs_per_block: memory blocks at each of the three coded scales, and 3x3
     convolutions in each.
-    growth: how sizes change; "nearest" as published; "shuffle" by pixel shuffle with parameter-free
-    shortcuts around every layer, which train far faster and cost less (DC-AE, Chen et al. 2024,
-    arXiv:2410.10733, section 3.2).  Its channel counts must divide each other.
+    growth: "nearest" as published.  "shuffle": the encoder is one linear map of space-time patches,
+    fitted by principal components (`fit_basis`), and the decoder network adds to the inverse map
+    what that cannot show.  It grows by pixel shuffle with parameter-free shortcuts, which train
+    far faster (DC-AE, Chen et al. 2024, arXiv:2410.10733, section 3.2); channel counts must divide
+    each other, and encoder_channels mean nothing.
     encoder_strides, decoder_strides: frames merged (made) at each of the three scales; their
     products are equal.
     frames_to_trim: frames dropped once at the start of a stream.
@@ -87,7 +89,6 @@ TAEW2_1 = TinyVAEConfig()
 STORYBOOK = TinyVAEConfig(
     patch_size=2,
     latent_channels=32,
-    encoder_channels=(16, 32, 128, 128),
     decoder_channels=(256, 128, 48, 24),
     blocks_per_stage=1,
     convs_per_block=2,
@@ -172,24 +173,6 @@ class ShortcutMemBlock(nn.Module):
         return self.conv(past) + x, last
 
 
-class ShuffleShrink(nn.Module):
-    """Halve the size and merge `stride` frames; the shortcut averages groups of unshuffled
-    channels."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        super().__init__()
-        self.stride, self.channels = stride, channels_out
-        self.conv = _conv(channels_in * stride, channels_out, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B*F,C,h,w] -> [B*F/stride,channels_out,h/2,w/2]."""
-        merged = x.reshape(-1, self.stride * x.shape[1], *x.shape[2:])
-        groups = F.pixel_unshuffle(merged, 2)
-        groups = groups.reshape(len(groups), self.channels, -1, *groups.shape[2:])
-        shrunk: Tensor = self.conv(merged) + groups.mean(2)
-        return shrunk
-
-
 class ShuffleGrow(nn.Module):
     """Double the size and make `stride` frames of each; the shortcut repeats channels."""
 
@@ -219,12 +202,20 @@ class TinyVAE(nn.Module):
 
     latent_mean: Tensor
     latent_std: Tensor
+    basis: Tensor
+    basis_mean: Tensor
 
     def __init__(self, config: TinyVAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = nn.Sequential(*_encoder_layers(config))
+        self.is_linear = config.growth == "shuffle"
         self.decoder = nn.Sequential(*_decoder_layers(config))
+        if self.is_linear:
+            size = 3 * config.temporal_reduction * config.spatial_reduction**2
+            self.register_buffer("basis", torch.eye(config.latent_channels, size))
+            self.register_buffer("basis_mean", torch.zeros(size))
+        else:
+            self.encoder = nn.Sequential(*_encoder_layers(config))
         if config.is_normalised:
             self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
             self.register_buffer("latent_std", torch.ones(config.latent_channels))
@@ -243,24 +234,26 @@ class TinyVAE(nn.Module):
         return latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
 
     def _initialise(self) -> None:
-        """Weights from which training starts fast: shortcuts alone at first, grey pictures."""
+        """Weights from which training starts fast: shortcuts, and a head that adds nothing."""
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_uniform_(layer.weight, a=5**0.5)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-        for layer in self.modules():
-            if isinstance(layer, ShuffleShrink | ShuffleGrow):
+            if isinstance(layer, ShuffleGrow):
                 nn.init.zeros_(layer.conv.weight)
         for block in _memory_blocks(self):
-            last = block.conv[-1]
-            assert isinstance(last, nn.Conv2d)
-            nn.init.zeros_(last.weight)
-        head = self.decoder[-1]
-        assert isinstance(head, nn.Conv2d)
-        assert head.bias is not None
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.constant_(head.bias, 0.5)
+            nn.init.zeros_(block.conv[-1].weight)  # type: ignore[arg-type]
+        for parameter in self.decoder[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """pixels [B,T,3,H,W] -> the space-time patch of every latent position [B,F,h,w,P]."""
+        side, step = self.config.spatial_reduction, self.config.temporal_reduction
+        cut = pixels.unflatten(4, (-1, side)).unflatten(3, (-1, side)).unflatten(1, (-1, step))
+        return cut.permute(0, 1, 4, 6, 2, 3, 5, 7).flatten(4)
+
+    def _from_patches(self, patches: Tensor) -> Tensor:
+        """Inverse of `patches`."""
+        side, step = self.config.spatial_reduction, self.config.temporal_reduction
+        cut = patches.unflatten(4, (step, 3, side, side)).permute(0, 1, 4, 5, 2, 6, 3, 7)
+        return cut.flatten(6).flatten(4, 5).flatten(1, 2)
 
     def encode(
         self, pixels: Tensor, state: DecoderState | None = None
@@ -280,9 +273,12 @@ class TinyVAE(nn.Module):
             )
         if missing := -frames % self.config.temporal_reduction:
             pixels = torch.cat([pixels, pixels[:, -1:].expand(-1, missing, -1, -1, -1)], 1)
+        seen = 0 if state is None else state.frames
+        if self.is_linear:
+            raw = F.linear(self.patches(pixels) - self.basis_mean, self.basis).movedim(-1, 2)
+            return self.normalise(raw), DecoderState((), seen + frames)
         x = F.pixel_unshuffle(pixels.flatten(0, 1), self.config.patch_size)
         raw, memories = _run(self.encoder, x, batch, None if state is None else state.memories)
-        seen = 0 if state is None else state.frames
         return self.normalise(raw), DecoderState(memories, seen + frames)
 
     def decode(
@@ -301,14 +297,39 @@ class TinyVAE(nn.Module):
         if latents.dim() != 5 or latents.shape[2] != channels:
             raise ValueError(f"latents are {tuple(latents.shape)}, need [B,F,{channels},h,w]")
         batch, frames = latents.shape[:2]
-        x = self.denormalise(latents).flatten(0, 1)
+        raw = self.denormalise(latents)
+        # The network reads unit scale; the linear map needs its own.
+        x = (latents if self.is_linear else raw).flatten(0, 1)
         grown, memories = _run(self.decoder, x, batch, None if state is None else state.memories)
         pixels = F.pixel_shuffle(grown.flatten(0, 1), self.config.patch_size)
         pixels = pixels.reshape(batch, -1, *pixels.shape[1:])
+        if self.is_linear:
+            patches = F.linear(raw.movedim(2, -1), self.basis.T) + self.basis_mean
+            pixels = pixels + self._from_patches(patches)
         seen = 0 if state is None else state.frames
         if seen == 0:
             pixels = pixels[:, self.config.frames_to_trim :]
         return pixels, DecoderState(memories, seen + frames)
+
+
+@torch.no_grad()
+def fit_basis(vae: TinyVAE, clips: Tensor) -> None:
+    """Set the linear map of a "shuffle" autoencoder, and the scale of its latents, from clips.
+
+    clips: float [B,T,3,H,W] in 0..1.  The basis is that of the largest principal components of the
+    patches (Hotelling 1933).  Latents are scaled to mean square 1 overall and keep the square root
+    of their spread, so that what matters more in the picture also is larger in the latents.
+    """
+    patches = vae.patches(clips).flatten(0, 3)
+    mean = patches.mean(0)
+    centred = patches - mean
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+    count = vae.config.latent_channels
+    spread = values[-count:].flip(0).clamp_min(1e-12).sqrt()
+    vae.basis.copy_(vectors[:, -count:].flip(1).T)
+    vae.basis_mean.copy_(mean)
+    vae.latent_mean.zero_()
+    vae.latent_std.copy_(spread.sqrt() * spread.mean().sqrt())
 
 
 def save_vae(vae: TinyVAE, directory: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -361,15 +382,6 @@ def _conv(channels_in: int, channels_out: int, stride: int = 1, bias: bool = Tru
 def _encoder_layers(config: TinyVAEConfig) -> Iterator[nn.Module]:
     channels = config.encoder_channels
     yield _conv(3 * config.patch_size**2, channels[0])
-    if config.growth == "shuffle":
-        for here, after, stride in zip(
-            channels[:-1], channels[1:], config.encoder_strides, strict=True
-        ):
-            yield ShuffleShrink(here, after, stride)
-            for _ in range(config.blocks_per_stage):
-                yield ShortcutMemBlock(after, config.convs_per_block)
-        yield _conv(channels[-1], config.latent_channels)
-        return
     yield nn.ReLU()
     for here, after, stride in zip(
         channels[:-1], channels[1:], config.encoder_strides, strict=True
@@ -384,7 +396,8 @@ def _encoder_layers(config: TinyVAEConfig) -> Iterator[nn.Module]:
 def _decoder_layers(config: TinyVAEConfig) -> Iterator[nn.Module]:
     channels = config.decoder_channels
     is_published = config.growth == "nearest"
-    yield SoftClamp()
+    if is_published:
+        yield SoftClamp()
     yield _conv(config.latent_channels, channels[0])
     if is_published:
         yield nn.ReLU()

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -316,17 +317,18 @@ def test_sizes_that_do_not_fit_are_named(tmp_path: Path):
         DiffusionModel(config, lambda part, stage: None)
 
 
-def test_a_missing_or_foreign_file_is_named(tmp_path: Path):
+@pytest.mark.parametrize(
+    "name",
+    ["transformer.safetensors", "decoder/vae.json", "decoder/vae.safetensors", "text.safetensors"],
+)
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path, name: str):
     config = make_tiny_config(tmp_path)
-    (tmp_path / "decoder" / "vae.safetensors").write_bytes(b"not a file of tensors")
-    with pytest.raises(WeightsError, match="decoder: the decoder does not load"):
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(WeightsError, match=re.escape(name)):
         DiffusionModel(config, lambda part, stage: None)
-    (tmp_path / "decoder" / "vae.json").unlink()
-    with pytest.raises(WeightsError, match=r"vae\.json: there is no such file"):
-        DiffusionModel(config, lambda part, stage: None)
-    config = make_tiny_config(tmp_path)
-    (tmp_path / "transformer.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"transformer\.safetensors: there is no such"):
+    path.unlink()
+    with pytest.raises(WeightsError, match=re.escape(name)):
         DiffusionModel(config, lambda part, stage: None)
 
 

@@ -23,20 +23,22 @@ RED = Prompt("a", "red balloon", Transition(TransitionKind.SWAP))
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
     folder: Path = tmp_path_factory.mktemp("endless")
-    config = make_tiny_config(folder, num_layers=1)
+    config = make_tiny_config(folder, num_layers=1, steps=[1000])
     return DiffusionModel(config, lambda part, stage: None)
 
 
-def lower_quartile(stream: DiffusionStream, other: DiffusionStream) -> tuple[float, float]:
-    """Block times of two streams, measured in turns so that both meet the same neighbours."""
+def time_in_turns(stream: DiffusionStream, other: DiffusionStream) -> tuple[float, float]:
+    """Median block times of two streams, taken in turns, so that both meet the same neighbours.
+
+    In processor seconds of this thread, the only one that computes: waiting does not count.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(100):
         for kept, each in zip(times, (stream, other), strict=True):
-            started = time.perf_counter()
+            started = time.thread_time()
             each.next_block(())
-            kept.append(time.perf_counter() - started)
-    first, second = (statistics.quantiles(kept, n=4)[0] for kept in times)
-    return first, second
+            kept.append(time.thread_time() - started)
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
 @pytest.mark.slow
@@ -45,7 +47,7 @@ def test_a_stream_of_2000_blocks_stays_fast_small_and_finite(model: DiffusionMod
     stream = model.open(SPEC)
     stream.next_block((RED,))
     resident = 0
-    for index in range(1, NUM_BLOCKS - 100):
+    for index in range(1, NUM_BLOCKS):
         block = stream.next_block(())
         if index == 500:
             resident = process.memory_info().rss
@@ -57,8 +59,12 @@ def test_a_stream_of_2000_blocks_stays_fast_small_and_finite(model: DiffusionMod
     young = model.open(SPEC)
     for index in range(50):
         young.next_block((RED,) if index == 0 else ())
-    late, early = lower_quartile(stream, young)
-    assert late <= 1.05 * early + 5e-5, f"{late * 1000:.3f} ms late, {early * 1000:.3f} ms early"
+    # A machine full of other work may spoil a measurement, but a stream that has grown slower
+    # is slower in every one of them.
+    measured = []
+    while len(measured) < 4 and not any(late <= 1.05 * early for late, early in measured):
+        measured.append(time_in_turns(stream, young))
+    assert min(late / early for late, early in measured) <= 1.05, measured
 
 
 @pytest.mark.parametrize("start", [NUM_BLOCKS, 10_000_000])

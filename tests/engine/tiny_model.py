@@ -6,6 +6,7 @@ the configuration that runs them.  The pictures mean nothing, but every layer mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,16 @@ WORDS = ("red", "green", "blue", "night", "snow", "hills", "balloon", "over", "a
 
 
 def make_tiny_config(
-    folder: Path, *, stream: dict[str, Any] | None = None, **transformer: int
+    folder: Path,
+    *,
+    stream: dict[str, Any] | None = None,
+    steps: Sequence[float] = (1000, 500),
+    **transformer: int,
 ) -> Config:
     """Write weights into `folder` and return the configuration; the same weights every time.
 
-    stream: keys of the configuration's stream section to change.  transformer: sizes to change.
+    stream: keys of the configuration's stream section to change.  steps: denoising_step_list.
+    transformer: sizes to change.
     """
     sizes = {"width": 24, "num_heads": 2, "num_layers": 2, "ffn_width": 48, "latent_channels": 4}
     sizes |= {"text_width": 16, "text_length": 4, "freq_width": 16} | transformer
@@ -46,7 +52,7 @@ def make_tiny_config(
             "stream": {"width": 64, "height": 64} | (stream or {}),
             "model": {
                 "transformer": sizes | {"weights": [str(folder / "transformer.safetensors")]},
-                "sampler": {"denoising_step_list": [1000, 500], "warp": True},
+                "sampler": {"denoising_step_list": list(steps), "warp": True},
                 "decoder": {"weights": str(folder / "decoder")},
                 "text": {"weights": str(folder / "text.safetensors")},
                 "threads": 1,

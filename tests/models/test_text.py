@@ -23,7 +23,7 @@ from streamer.models.text import (
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT.parent / "shared" / "golden" / "open" / "g_prompt_cleaning.json"
-WEIGHTS = ROOT / "streamer" / "assets" / "text.safetensors"
+WEIGHTS = ROOT / "streamer" / "assets" / "storybook" / "text.safetensors"
 WORDS = ("snow", "rain", "balloon", "moon", "light", "elephant", "dog", "hill", "night")
 
 

@@ -1,0 +1,50 @@
+# Everything a newcomer or a contributor needs; `make` alone says what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# With a GPU, or to choose another build of PyTorch: make setup TORCH="torch==2.13.0+cu130"
+TORCH ?= torch==2.13.0
+ARGS ?=
+
+.PHONY: help setup serve check test bench distill-toy clean
+
+help:
+	@echo "make serve   set up if needed, start the server with the embedded model, print the address"
+	@echo "make test    install what the tests need and run them all"
+	@echo "make check   formatting, lint, types (Python and JavaScript)"
+	@echo "make bench   how fast the embedded model runs on this machine"
+	@echo "make setup   only make the virtual environment and install"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# PyTorch first and on its own, so that its build is chosen here and not by a dependency.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+setup: $(VENV)/.installed
+
+serve: setup
+	$(BIN)/streamer serve $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@if command -v npx >/dev/null; then npx --yes --package typescript@5 tsc --project web; \
+	else echo "no npx: the page's types were not checked"; fi
+
+bench: setup
+	$(BIN)/streamer bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache artefacts

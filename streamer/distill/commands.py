@@ -1,0 +1,318 @@
+"""`streamer distill ...`: the making of the storybook model, stage by stage, and its judging.
+
+The order is: text, vae, world, student; then classifier, evaluate, sheet; then export.  Each
+command imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from streamer.distill.console import (
+    DistillGroup,
+    PathType,
+    config_option,
+    model_section,
+    progress_bar,
+)
+from streamer.distill.judging import evaluate, sheet
+from streamer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamer.config import ModelSection
+    from streamer.distill.trainer import Stage, TrainerConfig
+    from streamer.models.transformer import TransformerConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group(cls=DistillGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def distill() -> None:
+    """Train the storybook model, judge it, and export what ships.
+
+    Every training command can be stopped (Ctrl-C leaves a checkpoint) and goes on with --resume.
+    """
+
+
+def training_options(command: F) -> F:
+    """The options that every training has."""
+    for option in (
+        click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+        click.option("--threads", type=click.IntRange(0, 256), default=0, help="0: torch chooses."),
+        click.option("--out", type=PathType, required=True, help="Folder of this run."),
+    ):
+        command = option(command)
+    return command
+
+
+distill.add_command(evaluate)
+distill.add_command(sheet)
+
+
+# ---- stages -------------------------------------------------------------------------------------
+
+
+@distill.command()
+@training_options
+@click.option("--word-vectors", type=PathType, help="A word table or encoder made before.")
+@click.option("--steps", type=click.IntRange(1), help="[default: the stage's own]")
+@click.option("--captions", type=click.IntRange(1), help="[default: the stage's own]")
+def text(
+    out: Path,
+    threads: int,
+    device: str,
+    seed: int,
+    resume: bool,
+    word_vectors: Path | None,
+    steps: int | None,
+    captions: int | None,
+) -> None:
+    """Train the text encoder; ends in OUT/text.safetensors and OUT/text.json."""
+
+
+@distill.command()
+@training_options
+@click.option("--minutes", type=float, default=20.0, show_default=True)
+@click.option("--crops", type=click.IntRange(1), default=4, show_default=True, help="Of a step.")
+@click.option("--muon-lr", type=float, default=0.02, show_default=True)
+def vae(
+    out: Path,
+    threads: int,
+    device: str,
+    seed: int,
+    resume: bool,
+    minutes: float,
+    crops: int,
+    muon_lr: float,
+) -> None:
+    """Train the autoencoder; ends in OUT/export."""
+    from streamer.distill.trainer import TrainerConfig
+    from streamer.distill.vae_stage import VAEStage, VAEStageConfig, WorldClips
+
+    set_threads(threads)
+    settings = VAEStageConfig(crops=crops, muon_lr=muon_lr)
+    stage = VAEStage(WorldClips(seed=seed, device=device), settings, device=device, seed=seed)
+    run_stage(stage, TrainerConfig(out=out, seed=seed, max_seconds=minutes * 60), resume)
+
+
+@distill.command()
+@training_options
+@config_option
+@click.option("--vae", "vae_dir", type=PathType, help="[default: the configuration's]")
+@click.option("--text", "text_path", type=PathType, help="[default: the configuration's]")
+@click.option("--shards", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--latents", type=click.IntRange(1), default=9, show_default=True, help="Of a clip.")
+def world(
+    out: Path,
+    threads: int,
+    device: str,
+    seed: int,
+    resume: bool,
+    source: str | None,
+    vae_dir: Path | None,
+    text_path: Path | None,
+    shards: int,
+    latents: int,
+) -> None:
+    """Render clips with captions and keep their latents as shards, for the student."""
+    from streamer.config import load_config, weights_path
+    from streamer.distill.data import build_shards
+    from streamer.distill.world import Renderer
+    from streamer.models.text import load_text_encoder
+    from streamer.models.tiny_vae import load_vae
+
+    set_threads(threads)
+    config = load_config(source)
+    model, stream = model_section(config), config.stream
+    if not resume and any(out.glob("*.safetensors")):
+        raise ConfigError(f"{out} holds shards already; add --resume, or choose another --out")
+    with progress_bar() as report:
+        build_shards(
+            out,
+            Renderer(device, stream.height, stream.width, stream.fps),
+            load_vae(vae_dir or weights_path(model.decoder.weights), device),
+            load_text_encoder(text_path or weights_path(model.text.weights), device),
+            num_shards=shards,
+            num_latents=latents,
+            block=stream.num_frame_per_block,
+            seed=seed,
+            on_progress=lambda done: report(done / (shards + 1), f"{done} shards"),
+        )
+
+
+@distill.command()
+@training_options
+@config_option
+@click.option("--shards", type=PathType, required=True, help="Folder made by `world`.")
+@click.option("--vae", "vae_dir", type=PathType, help="[default: the configuration's]")
+@click.option("--text", "text_path", type=PathType, help="[default: the configuration's]")
+@click.option("--minutes", type=float, default=60.0, show_default=True)
+@click.option("--clips", type=click.IntRange(1), default=6, show_default=True, help="Of a step.")
+@click.option("--resampled", type=float, default=0.0, show_default=True,
+              help="Share of steps whose history the student makes itself.")  # fmt: skip
+@click.option("--muon-lr", type=float, default=0.02, show_default=True)
+@click.option("--adam-lr", type=float, default=2e-3, show_default=True)
+def student(
+    out: Path,
+    threads: int,
+    device: str,
+    seed: int,
+    resume: bool,
+    source: str | None,
+    shards: Path,
+    vae_dir: Path | None,
+    text_path: Path | None,
+    minutes: float,
+    clips: int,
+    resampled: float,
+    muon_lr: float,
+    adam_lr: float,
+) -> None:
+    """Train the causal transformer on shards; ends in OUT/export."""
+    from streamer.config import load_config, weights_path
+    from streamer.distill.student_stage import StudentStage, StudentStageConfig
+    from streamer.distill.trainer import TrainerConfig
+    from streamer.models.cache import RingLayout
+    from streamer.models.sampler import FlowMatchTable
+    from streamer.models.text import load_text_encoder
+    from streamer.models.tiny_vae import load_vae
+
+    set_threads(threads)
+    config = load_config(source)
+    model, stream = model_section(config), config.stream
+    sampler = model.sampler
+    times = [int(step) for step in sampler.denoising_step_list]
+    stage = StudentStage(
+        transformer_sizes(model),
+        RingLayout(stream.window or None, stream.sink, stream.num_frame_per_block),
+        FlowMatchTable(sampler.shift).steps(times, warp=sampler.warp),
+        shards,
+        load_vae(vae_dir or weights_path(model.decoder.weights), device),
+        load_text_encoder(text_path or weights_path(model.text.weights), device),
+        StudentStageConfig(
+            clips=clips, resampled_share=resampled, muon_lr=muon_lr, adam_lr=adam_lr
+        ),
+        examples=tuple(config.examples[:6]),
+        device=device,
+        seed=seed,
+    )
+    run_stage(stage, TrainerConfig(out=out, seed=seed, max_seconds=minutes * 60), resume)
+
+
+@distill.command()
+@training_options
+@click.option("--steps", type=click.IntRange(1), default=500, show_default=True)
+def classifier(out: Path, threads: int, device: str, seed: int, resume: bool, steps: int) -> None:
+    """Train the judge of `evaluate` on rendered clips; ends in OUT/export."""
+    from streamer.distill.classifier import ClassifierStage
+    from streamer.distill.trainer import TrainerConfig
+
+    set_threads(threads)
+    stage = ClassifierStage(device=device, seed=seed)
+    config = TrainerConfig(
+        out=out, seed=seed, max_steps=steps, ema_decay=0.98, checkpoint_every_s=60.0
+    )
+    run_stage(stage, config, resume)
+
+
+# ---- export -------------------------------------------------------------------------------------
+
+
+@distill.command()
+@click.option("--to", "folder", type=PathType, required=True, help="Where the weights go.")
+@click.option("--student", "student_run", type=PathType, help="Folder of the student's run.")
+@click.option("--vae", "vae_run", type=PathType, help="Folder of the autoencoder's run.")
+@click.option("--text", "text_run", type=PathType, help="Folder of the text encoder's run.")
+@click.option("--classifier", "classifier_run", type=PathType, help="Folder of the judge's run.")
+@click.option("--storage", type=click.Choice(["float32", "float16", "int8"]), default="float16",
+              show_default=True, help="Of the transformer.")  # fmt: skip
+@click.option("--most-mb", type=click.IntRange(1), default=16, show_default=True,
+              help="Largest file of the transformer; more becomes several.")  # fmt: skip
+def export(
+    folder: Path,
+    student_run: Path | None,
+    vae_run: Path | None,
+    text_run: Path | None,
+    classifier_run: Path | None,
+    storage: str,
+    most_mb: int,
+) -> None:
+    """Copy the newest exports of some runs to where a configuration looks for them."""
+    from streamer.distill.export import as_storage, copy_files, export_transformer
+
+    written: list[Path] = []
+    if student_run is not None:
+        source = student_run / "export" / "transformer.safetensors"
+        written += export_transformer(source, folder, as_storage(storage), most_mb)
+    if vae_run is not None:
+        names = ("vae.json", "vae.safetensors")
+        written += copy_files([vae_run / "export" / name for name in names], folder)
+    if text_run is not None:
+        written += copy_files([text_run / "text.safetensors"], folder)
+    if classifier_run is not None:
+        written += copy_files([classifier_run / "export" / "classifier.safetensors"], folder)
+    if not written:
+        raise ConfigError("nothing to export; name a run with --student, --vae, --text ...")
+    for path in written:
+        click.echo(f"{path}  {path.stat().st_size / 2**20:.2f} MB")
+
+
+# ---- what the commands share --------------------------------------------------------------------
+
+
+def run_stage(stage: Stage, config: TrainerConfig, is_resumed: bool) -> None:
+    """Train a stage to its end, with log and progress on stderr.
+
+    Raises ConfigError for a new run in a folder that holds one, OutputError for one that cannot be
+    written.
+    """
+    from streamer.distill.trainer import Trainer, find_checkpoints
+    from streamer.errors import OutputError
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    checkpoints = find_checkpoints(config.out)
+    if checkpoints and not is_resumed:
+        raise ConfigError(
+            f"{config.out} holds a run already ({checkpoints[-1].name}); "
+            "add --resume to go on with it, or choose another --out"
+        )
+    try:
+        trainer = Trainer(stage, config)
+    except OSError as error:
+        raise OutputError(f"{config.out}: cannot be written: {error.strerror}") from error
+    if checkpoints:
+        trainer.resume(checkpoints[-1])
+    trainer.train()
+
+
+def set_threads(threads: int) -> None:
+    """Let torch use so many threads inside operators; 0 leaves its own choice."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def transformer_sizes(model: ModelSection) -> TransformerConfig:
+    """The transformer that a configuration describes."""
+    from streamer.models.transformer import TransformerConfig
+
+    section = model.transformer
+    return TransformerConfig(
+        width=section.width,
+        num_heads=section.num_heads,
+        ffn_width=section.ffn_width,
+        num_layers=section.num_layers,
+        in_channels=section.latent_channels,
+        out_channels=section.latent_channels,
+        text_width=section.text_width,
+        text_length=section.text_length,
+        freq_width=section.freq_width,
+    )

@@ -1,0 +1,149 @@
+"""`streamer distill evaluate` and `sheet`: a model is judged, and shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streamer.distill.console import (
+    PathType,
+    Show,
+    config_option,
+    model_section,
+    progress_bar,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from streamer.config import Config
+    from streamer.distill.evaluate import Player
+    from streamer.engine.diffusion import DiffusionModel
+
+
+@click.command()
+@config_option
+@click.option("--classifier", "classifier_path", type=PathType, help="[default: the shipped one]")
+@click.option("--prompts", type=int, default=64, show_default=True, help="Held-out captions.")
+@click.option("--blocks", type=int, default=3, show_default=True, help="Made for each caption.")
+@click.option("--drift-seconds", type=float, default=60.0, show_default=True)
+@click.option("--streams", type=click.IntRange(0), default=4, show_default=True, help="For drift.")
+@click.option("--switches", type=click.IntRange(0), default=12, show_default=True,
+              help="Prompt changes.")  # fmt: skip
+@click.option("--reconstructions", type=int, default=24, show_default=True,
+              help="Clips for the autoencoder.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", help="[default: the configuration's]")
+@click.option("--threads", type=click.IntRange(0, 256), help="[default: the configuration's]")
+@click.option("--out", type=PathType, help="Write the report as JSON into this file, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def evaluate(
+    source: str | None,
+    classifier_path: Path | None,
+    prompts: int,
+    blocks: int,
+    drift_seconds: float,
+    streams: int,
+    switches: int,
+    reconstructions: int,
+    seed: int,
+    device: str | None,
+    threads: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge a model: obedience, drift, prompt changes, reconstruction."""
+    from streamer.distill.classifier import SHIPPED, load_classifier
+    from streamer.distill.evaluate import evaluate as judge_model
+    from streamer.distill.report import EvaluationOptions
+
+    judge = load_classifier(classifier_path or SHIPPED)
+    options = EvaluationOptions(
+        num_prompts=prompts,
+        num_blocks=blocks,
+        drift_s=drift_seconds,
+        num_streams=streams,
+        num_switches=switches,
+        num_reconstructions=reconstructions,
+        seed=seed,
+    )
+    with progress_bar() as show:
+        config, model = load_model(source, device, threads, show)
+        report = judge_model(model, config, judge, options, lambda done: show(done, "judging"))
+    text = json.dumps(report.tree(), indent=2)
+    if out is not None:
+        write_text(out, text + "\n")
+    click.echo(text if as_json else report.summary())
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["prompts", "stream", "switch"]))
+@config_option
+@click.option("--out", type=PathType, required=True, help="The PNG to write.")
+@click.option("--prompt", "texts", multiple=True, help="Several times; [default: examples]")
+@click.option("--change", "changes", type=(str, str), multiple=True, metavar="OLD NEW",
+              help="For `switch`, several times; [default: examples]")  # fmt: skip
+@click.option("--second", "seconds", type=float, multiple=True,
+              help="For `stream`, several times; [default: 1, 60, 300, 600]")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", help="[default: the configuration's]")
+@click.option("--threads", type=click.IntRange(0, 256), help="[default: the configuration's]")
+def sheet(
+    kind: str,
+    source: str | None,
+    out: Path,
+    texts: tuple[str, ...],
+    changes: tuple[tuple[str, str], ...],
+    seconds: tuple[float, ...],
+    seed: int,
+    device: str | None,
+    threads: int | None,
+) -> None:
+    """Draw a contact sheet: many prompts, a long stream, or prompt changes."""
+    from streamer.distill import samples
+    from streamer.distill.captions import EXAMPLES
+
+    write_text(out, "")  # found out now, not after minutes
+    with progress_bar() as show:
+        config, model = load_model(source, device, threads, show)
+        known = tuple(config.examples) or EXAMPLES
+        if kind == "prompts":
+            chosen = texts or known
+            player = sheet_player(model, config, show, 6.0 * len(chosen))
+            samples.draw_prompts(player, out, chosen, seed)
+        elif kind == "stream":
+            chosen, at_s = texts or known[:1], seconds or samples.STREAM_SECONDS
+            blocks = max(at_s) * config.stream.fps / model.max_frames * len(chosen)
+            samples.draw_stream(sheet_player(model, config, show, blocks), out, chosen, seed, at_s)
+        else:
+            pairs = changes or samples.CHANGES
+            player = sheet_player(model, config, show, 8.0 * len(pairs))
+            samples.draw_switches(player, out, pairs, seed)
+    click.echo(f"{out}")
+
+
+def load_model(
+    source: str | None,
+    device: str | None,
+    threads: int | None,
+    show: Show,
+) -> tuple[Config, DiffusionModel]:
+    """A configuration and its model, perhaps on another device or with other threads."""
+    from streamer.config import load_config
+    from streamer.engine.diffusion import DiffusionModel
+
+    config = load_config(source)
+    changed = {"device": device, "threads": threads}
+    given = {key: value for key, value in changed.items() if value is not None}
+    model = model_section(config).model_copy(update=given)
+    config = config.model_copy(update={"model": model})
+    return config, DiffusionModel(config, show)
+
+
+def sheet_player(model: DiffusionModel, config: Config, show: Show, blocks: float) -> Player:
+    """A player that shows how many of the expected blocks are made."""
+    from streamer.distill.evaluate import Player
+
+    return Player(model, config, lambda count: show(min(1.0, count / blocks), "making"))

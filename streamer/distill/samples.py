@@ -1,0 +1,101 @@
+"""Sample streams as contact sheets: many prompts, one long stream, prompt changes.
+
+Made by the same stream that serves.  Decides what to show; sheets.py draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.distill.evaluate import Player, measure_look
+from streamer.distill.report import Look
+from streamer.distill.sheets import Picture, Row, draw_sheet
+from streamer.stream import FrameBlock
+
+STREAM_SECONDS = (1.0, 60.0, 300.0, 600.0)
+CHANGES: tuple[tuple[str, str], ...] = (
+    ("a red balloon over green hills", "night falls, snow"),
+    ("a sailboat at sunset on the sea", "a car drives through the city in the rain"),
+    ("a rabbit in a meadow", "a penguin in the mountains in winter"),
+    ("an elephant walks through the desert", "a whale jumping in the ocean at night"),
+)
+
+
+def draw_prompts(
+    player: Player, path: Path, texts: Sequence[str], seed: int, num_blocks: int = 6
+) -> None:
+    """A fresh stream for each text; the last picture of each block."""
+    rows = []
+    for number, text in enumerate(texts):
+        with closing(player.play(seed + number, {0: text})) as stream:
+            blocks = [next(stream) for _ in range(num_blocks)]
+        pictures = [Picture(block.frames[-1], (_clock(block, player),)) for block in blocks]
+        rows.append(Row(text, tuple(pictures)))
+    draw_sheet(path, f"prompts, seed {seed}", rows)
+
+
+def draw_stream(
+    player: Player,
+    path: Path,
+    texts: Sequence[str],
+    seed: int,
+    seconds: Sequence[float] = STREAM_SECONDS,
+) -> None:
+    """A long stream of each text, looked at and measured at some seconds."""
+    rows = []
+    for number, text in enumerate(texts):
+        pictures: list[Picture] = []
+        wanted = sorted(seconds)
+        newest: list[NDArray[np.uint8]] = []
+        with closing(player.play(seed + number, {0: text})) as stream:
+            for block in stream:
+                newest = [*newest, block.frames][-2:]
+                if (block.first_frame + len(block.frames)) / player.fps < wanted[len(pictures)]:
+                    continue
+                look = measure_look(np.concatenate(newest), player.fps)
+                pictures.append(_measured(block, wanted[len(pictures)], look))
+                if len(pictures) == len(wanted):
+                    break
+        rows.append(Row(text, tuple(pictures)))
+    draw_sheet(path, f"long streams, seed {seed}", rows, width_px=256)
+
+
+def _measured(block: FrameBlock, at_s: float, look: Look) -> Picture:
+    notes = (
+        f"second {at_s:g}",
+        f"red {look.red:.0f}  green {look.green:.0f}  blue {look.blue:.0f}",
+        f"contrast {look.contrast:.0f}  saturation {look.saturation:.0f}",
+        f"sharpness {look.sharpness:.1f}  motion {look.motion:.1f}",
+    )
+    return Picture(block.frames[-1], notes)
+
+
+def draw_switches(
+    player: Player,
+    path: Path,
+    changes: Sequence[tuple[str, str]],
+    seed: int,
+    num_before: int = 3,
+    num_after: int = 5,
+) -> None:
+    """Streams whose text changes after some blocks; the last picture of each block."""
+    rows = []
+    for number, (old, new) in enumerate(changes):
+        pictures = []
+        with closing(player.play(seed + number, {0: old, num_before: new})) as stream:
+            for block in (next(stream) for _ in range(num_before + num_after)):
+                is_new = block.index == num_before
+                notes = (f"{_clock(block, player)}{'  new prompt' if is_new else ''}",)
+                pictures.append(Picture(block.frames[-1], notes))
+        rows.append(Row(f"{old}\n\nthen: {new}", tuple(pictures)))
+    draw_sheet(path, f"prompt changes, seed {seed}", rows)
+
+
+def _clock(block: FrameBlock, player: Player) -> str:
+    """When the block's last frame is shown."""
+    return f"{(block.first_frame + len(block.frames)) / player.fps:.2f} s"

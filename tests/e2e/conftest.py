@@ -1,0 +1,247 @@
+"""A server as its user starts it, a real browser, and visitors who look at the page."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ARTEFACTS = ROOT / "artefacts"
+WIDE = (1280, 800)
+NARROW = (390, 844)
+STARTED_WITHIN_S = 45.0
+
+# Loop-back only: no DNS, no mDNS names instead of addresses, nothing fetched in the background.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+    "--allow-loopback-in-peer-connection",
+    "--disable-features=WebRtcHideLocalIpsWithMdns",
+]
+
+# A small copy of what the video element shows now, as numbers 0..255.
+LOOK = """() => {
+  const canvas = new OffscreenCanvas(32, 20);
+  const context = canvas.getContext("2d", {willReadFrequently: true});
+  context.drawImage(document.getElementById("video"), 0, 0, 32, 20);
+  return [...context.getImageData(0, 0, 32, 20).data];
+}"""
+
+
+class Server:
+    """`streamer serve` in a process of its own."""
+
+    def __init__(self, log: Path, port: int = 0) -> None:
+        self._log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "streamer", "serve", "--config", "pattern"]
+        with log.open("w") as file:
+            self._process = subprocess.Popen(
+                [*command, "--port", str(port)],
+                cwd=ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+            )
+        self.url = self._wait_for(r"http://127\.0\.0\.1:\d+")
+        self.port = int(self.url.rsplit(":", 1)[1])
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that make the video, whatever helpers Python starts beside them."""
+        return [
+            child
+            for child in psutil.Process(self._process.pid).children(recursive=True)
+            if any("spawn_main" in part for part in child.cmdline())
+        ]
+
+    def kill_worker(self) -> int:
+        """Kill -9 the worker; returns its process id."""
+        (worker,) = self.workers()
+        worker.send_signal(signal.SIGKILL)
+        return worker.pid
+
+    def kill(self) -> None:
+        """The machine loses power."""
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        self._process.wait()
+        for child in family:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def _wait_for(self, pattern: str) -> str:
+        until_s = time.monotonic() + STARTED_WITHIN_S
+        while time.monotonic() < until_s:
+            found = re.search(pattern, self._log.read_text())
+            if found:
+                return found[0]
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.05)
+        self.stop()
+        pytest.fail(f"the server did not start:\n{self._log.read_text()}")
+
+
+@dataclass
+class Visitor:
+    """Somebody in front of the page."""
+
+    page: Any
+    problems: list[str]
+
+    def open(self, url: str, until: str | None = "ready") -> Visitor:
+        self.page.goto(url)
+        if until is not None:
+            self.until_phase(until)
+        return self
+
+    def type_prompt(self, text: str) -> None:
+        self.page.keyboard.press("/")
+        self.page.locator("#prompt").fill(text)
+        self.page.keyboard.press("Enter")
+
+    def ask(self, script: str) -> Any:
+        return self.page.evaluate(script)
+
+    def until(self, script: str, within_s: float = 10.0) -> Any:
+        """Wait until the script gives something true.  (In-page polling would need eval.)"""
+        until_s = time.monotonic() + within_s
+        while True:
+            value = self.ask(script)
+            if value:
+                return value
+            if time.monotonic() > until_s:
+                pytest.fail(
+                    f"not within {within_s:g} s: {script}\n"
+                    f"{self.ask('JSON.stringify([streamer.stats(), streamer.state()])')}\n"
+                    + "\n".join(self.problems)
+                )
+            self.page.wait_for_timeout(30)
+
+    def until_phase(self, *phases: str, within_s: float = 10.0) -> None:
+        self.until(f"{list(phases)}.includes(streamer.stats().phase)", within_s)
+
+    def until_playing(self, within_s: float = 10.0) -> None:
+        """Until ten more frames than now were painted, and it says that it plays."""
+        frames = self.ask("streamer.stats().framesShown")
+        self.until(f"streamer.stats().framesShown >= {frames + 10}", within_s)
+        self.until_phase("playing", "slow")
+
+    def text(self, selector: str) -> str:
+        return str(self.page.locator(selector).inner_text())
+
+    def is_visible(self, selector: str) -> bool:
+        return bool(self.page.locator(selector).is_visible())
+
+    def look(self) -> list[int]:
+        return list(self.ask(LOOK))
+
+    def shoot(self, name: str) -> Path:
+        ARTEFACTS.mkdir(exist_ok=True)
+        path = ARTEFACTS / f"{name}.png"
+        self.page.screenshot(path=str(path))
+        return path
+
+
+def find_browser() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    if os.environ.get("CI"):
+        pytest.fail("no Chromium; CI must have one")
+    pytest.skip("no Chromium on this machine; install it to try the page in a real browser")
+
+
+# Module scope, not session: Playwright's loop must be gone before asynchronous tests run.
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = find_browser()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(browser: Any) -> Iterator[Server]:
+    server = Server(ARTEFACTS / "server.log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start_server(browser: Any) -> Iterator[Callable[..., Server]]:
+    """Start a server of the test's own; port: an earlier one's, to come back in its place."""
+    started: list[Server] = []
+
+    def start(port: int = 0) -> Server:
+        started.append(Server(ARTEFACTS / f"server-own-{len(started)}.log", port))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Visitor]]:
+    """A new visitor with an empty tab of the given size."""
+    with ExitStack() as stack:
+
+        def enter(size: tuple[int, int] = WIDE, scheme: str = "dark") -> Visitor:
+            context = browser.new_context(
+                viewport={"width": size[0], "height": size[1]},
+                color_scheme=scheme,
+                reduced_motion="reduce",
+            )
+            stack.callback(context.close)
+            visitor = Visitor(context.new_page(), [])
+            visitor.page.on("pageerror", lambda error: visitor.problems.append(str(error)))
+            return visitor
+
+        yield enter
+
+
+@pytest.fixture
+def director(server: Server, visit: Callable[..., Visitor]) -> Iterator[Visitor]:
+    """A visitor with a playing stream of their own, which is ended afterwards."""
+    visitor = visit().open(server.url)
+    visitor.type_prompt("green and white stripes")
+    visitor.until_playing()
+    yield visitor
+    assert visitor.problems == []
+    if visitor.is_visible("#end") and visitor.page.locator("#end").is_enabled():
+        visitor.page.click("#end")
+        visitor.until_phase("ended")

@@ -1,0 +1,261 @@
+"""The page in a real browser against a real server: what a visitor does, and what they then see."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+NARROW = (390, 844)
+EXAMPLES = Path(__file__).resolve().parents[1] / "data" / "protocol.json"
+STRIPES = "green and white stripes"
+"""What the `director` of these tests begins with."""
+DIFFERENT = 25
+"""Mean difference of two pictures, of 255, that nobody overlooks."""
+
+
+def difference(a: list[int], b: list[int]) -> float:
+    return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / len(a)
+
+
+def call(method: str, url: str, body: object = None, token: str = "") -> Any:
+    request = urllib.request.Request(
+        url,
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.loads(answer.read() or "null")
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_the_first_screen_invites_to_type(server, visit, scheme) -> None:
+    visitor = visit(scheme=scheme).open(server.url)
+    assert visitor.text("h1") == "Say what you want to see."
+    assert visitor.page.locator(".example").all_inner_texts() == [
+        "red",
+        "green and white stripes",
+        "a blue evening",
+    ]
+    assert visitor.ask("document.activeElement.id") == "prompt"
+    assert not visitor.is_visible("#controls")
+    visitor.shoot(f"first-{scheme}")
+    visitor.page.set_viewport_size({"width": NARROW[0], "height": NARROW[1]})
+    visitor.shoot(f"first-{scheme}-narrow")
+    assert visitor.problems == []
+
+
+def test_loading_shows_progress_and_stage(server, visit) -> None:
+    messages = json.loads(EXAMPLES.read_text())["server"]
+    visitor = visit()
+
+    def greet(socket: Any) -> None:
+        socket.on_message(lambda text: None)
+        socket.send(json.dumps({**messages["welcome"], "loading": 0.4}))
+        socket.send(json.dumps({**messages["loading"], "progress": 0.62}))
+
+    visitor.page.route_web_socket("**/ws", greet)
+    visitor.open(server.url, until="loading")
+    visitor.until("document.getElementById('progress').value === 0.62")
+    assert visitor.text("#stage") == "reading weights"
+    visitor.shoot("loading")
+
+
+def test_a_prompt_starts_a_picture_that_moves(director) -> None:
+    before = director.look()
+    director.until(f"streamer.stats().framesShown > {director.ask('streamer.stats().framesShown')}")
+    director.page.wait_for_timeout(400)
+    assert difference(before, director.look()) > 5, "the picture stands still"
+    assert director.text("#caption") == STRIPES
+    assert 0 < director.ask("streamer.stats().latencyMs") < 5000
+    director.until("document.querySelectorAll('#statistics span').length === 6")
+    director.until("streamer.stats().fpsShown > 10")
+    director.page.mouse.move(400, 300)
+    director.shoot("playing")
+
+
+def test_a_new_prompt_changes_the_picture_while_it_plays(director) -> None:
+    before, frames = director.look(), director.ask("streamer.stats().framesShown")
+    notices = """() => { window.seen = [];
+      new MutationObserver(() => seen.push(document.getElementById("notice").textContent))
+        .observe(document.getElementById("notice"), {childList: true, characterData: true}); }"""
+    director.ask(notices)
+    director.type_prompt("a blue evening")
+    director.until("streamer.state().notice?.text.startsWith('applies in')")
+    director.shoot("prompt-notice")
+    director.until("streamer.state().notice?.text.startsWith('changed in')")
+    director.page.wait_for_timeout(100)
+    assert difference(before, director.look()) > DIFFERENT
+    assert director.text("#caption") == "a blue evening"
+    assert any(text.startswith("applies in ") for text in director.ask("seen"))
+    assert 50 < director.ask("streamer.stats().latencyMs") < 5000
+    assert director.ask("streamer.stats().framesShown") > frames
+    director.page.wait_for_timeout(150)
+    director.shoot("prompt-changed")
+
+
+def test_the_stream_survives_the_death_of_its_worker(server, director) -> None:
+    stream = director.ask("streamer.state().stream.id")
+    dead = server.kill_worker()
+    killed_s = time.monotonic()
+    director.until_phase("restoring", within_s=3)
+    director.shoot("restoring")
+    director.until_phase("playing", "slow", within_s=5 - (time.monotonic() - killed_s))
+    director.until_playing(within_s=5)
+    assert director.ask("streamer.state().stream.id") == stream
+    assert [worker.pid for worker in server.workers()] != [dead]
+
+
+def test_a_reload_goes_on_with_the_same_stream(server, director) -> None:
+    stream = director.ask("streamer.state().stream.id")
+    assert director.page.url == f"{server.url}/#{stream}"
+    director.page.reload()
+    director.until("streamer.stats().framesShown > 5")
+    assert director.ask("streamer.state().stream.id") == stream
+    assert director.text("#caption") == STRIPES
+    before = director.look()
+    director.type_prompt("a blue evening")
+    director.until("streamer.state().notice?.text.startsWith('changed in')")
+    director.page.wait_for_timeout(100)
+    assert difference(before, director.look()) > DIFFERENT
+
+
+def test_pause_keeps_the_picture_and_resume_goes_on(director) -> None:
+    director.page.keyboard.press("Escape")
+    director.page.keyboard.press(" ")
+    director.until_phase("paused")
+    director.page.wait_for_timeout(500)
+    still = director.look()
+    director.page.wait_for_timeout(700)
+    # Only what repeating the encoding of one picture changes.
+    assert difference(still, director.look()) < 0.5
+    director.shoot("paused")
+    director.page.locator("#pause").click()
+    director.until_playing()
+
+
+def test_keys_reach_what_they_name(director) -> None:
+    director.type_prompt("red")
+    director.page.keyboard.press("ArrowUp")
+    assert director.page.locator("#prompt").input_value() == "red"
+    director.page.keyboard.press("ArrowUp")
+    assert director.page.locator("#prompt").input_value() == STRIPES
+    director.page.locator("#prompt").fill("")
+    director.page.keyboard.press("Escape")
+    director.page.keyboard.press("i")
+    assert not director.is_visible("#statistics")
+    director.page.keyboard.press("i")
+    assert director.is_visible("#statistics")
+    director.page.keyboard.press("n")
+    director.until("streamer.state().notice?.text.startsWith('new seed')")
+    director.page.keyboard.press("/")
+    assert director.ask("document.activeElement.id") == "prompt"
+    with director.page.expect_download() as download:
+        director.page.locator("#script").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    kinds = [json.loads(line)["type"] for line in lines]
+    assert kinds[:2] == ["spec", "prompt"]
+
+
+def test_a_link_lets_others_watch_but_not_steer(director, visit) -> None:
+    viewer = visit(NARROW).open(director.page.url, until=None)
+    viewer.until("streamer.stats().framesShown > 5")
+    assert viewer.is_visible("#watching")
+    assert not viewer.is_visible("#prompt-form")
+    assert not viewer.is_visible("#pause")
+    director.type_prompt("a blue evening")
+    viewer.until("document.getElementById('caption').textContent === 'a blue evening'")
+    viewer.shoot("viewer-narrow")
+    assert viewer.problems == []
+
+
+def test_every_window_shows_picture_prompt_and_controls(director) -> None:
+    page = director.page
+    for width, height in ((320, 568), NARROW, (844, 390), (1920, 1080)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.mouse.move(100 + width % 7, 100)
+        page.wait_for_timeout(150)
+        if (width, height) == NARROW:
+            director.shoot("playing-narrow")
+        for selector in ("#prompt", "#send", "#pause", "#fullscreen", "#caption"):
+            box = page.locator(selector).bounding_box()
+            assert box is not None, (width, selector)
+            assert min(box["x"], box["y"]) >= 0, (width, selector, box)
+            assert box["x"] + box["width"] <= width, (width, selector, box)
+            assert box["y"] + box["height"] <= height, (width, selector, box)
+        assert director.ask("document.documentElement.scrollWidth") <= width
+
+
+def test_a_busy_server_says_so_and_takes_the_prompt_later(server, visit) -> None:
+    made: list[dict[str, Any]] = []
+    try:
+        for _ in range(2):
+            made.append(call("POST", f"{server.url}/api/streams", {"prompt": "red"}))
+        visitor = visit().open(server.url)
+        visitor.type_prompt("a blue evening")
+        visitor.until_phase("busy")
+        assert visitor.text("h1") == "All places are taken."
+        visitor.shoot("busy")
+    finally:
+        for stream in made:
+            call("DELETE", f"{server.url}/api/streams/{stream['id']}", token=stream["token"])
+    visitor.page.locator("#action").click()
+    visitor.until_playing()
+    assert visitor.text("#caption") == "a blue evening"
+    visitor.page.locator("#end").click()
+    visitor.until_phase("ended")
+    visitor.shoot("ended")
+    visitor.page.locator("#action").click()
+    visitor.until_phase("ready")
+    assert visitor.page.url == f"{server.url}/"
+
+
+def test_a_broken_connection_is_told_and_mended(server, visit) -> None:
+    visitor = visit()
+    sockets: list[tuple[Any, Any]] = []
+    visitor.page.route_web_socket(
+        "**/ws", lambda socket: sockets.append((socket, socket.connect_to_server()))
+    )
+    visitor.open(server.url)
+    visitor.type_prompt("red")
+    visitor.until_playing()
+    stream = visitor.ask("streamer.state().stream.id")
+    for side in sockets[-1]:
+        side.close(code=1001)
+    visitor.until_phase("lost")
+    assert visitor.is_visible("#still")
+    visitor.until_playing()
+    assert visitor.ask("streamer.state().stream.id") == stream
+    assert len(sockets) == 2
+    visitor.page.locator("#end").click()
+    visitor.until_phase("ended")
+
+
+def test_a_server_that_comes_back_without_the_stream_leads_to_the_first_screen(
+    start_server: Callable[..., Any], visit: Callable[..., Any]
+) -> None:
+    first = start_server()
+    visitor = visit().open(first.url)
+    visitor.type_prompt("green and white stripes")
+    visitor.until_playing()
+    first.kill()
+    visitor.until_phase("lost")
+    assert visitor.text("h1") == "The connection was lost."
+    visitor.until("streamer.state().retryMs !== null")
+    visitor.shoot("lost")
+    start_server(first.port)
+    visitor.until_phase("loading", "ready", within_s=15)
+    assert visitor.text("#notice") == "That stream is over. Type a prompt to begin a new one."
+    visitor.until_phase("ready")
+    assert "#" not in visitor.page.url
+    visitor.page.locator(".example").first.click()
+    visitor.until_playing()
+    assert visitor.text("#caption") == "red"
