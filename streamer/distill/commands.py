@@ -6,6 +6,7 @@ command imports what it needs when it runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,24 +15,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from streamer.distill.console import (
-    DistillGroup,
+    ClearCommand,
     PathType,
     config_option,
     model_section,
     progress_bar,
 )
 from streamer.distill.judging import evaluate, sheet
-from streamer.errors import ConfigError
+from streamer.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from streamer.config import ModelSection
     from streamer.distill.trainer import Stage, TrainerConfig
-    from streamer.models.transformer import TransformerConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group(cls=DistillGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def distill() -> None:
     """Train the storybook model, judge it, and export what ships.
 
@@ -44,7 +43,6 @@ def training_options(command: F) -> F:
     for option in (
         click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out."),
         click.option("--seed", type=int, default=0, show_default=True),
-        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
         click.option("--threads", type=click.IntRange(0, 256), default=0, help="0: torch chooses."),
         click.option("--out", type=PathType, required=True, help="Folder of this run."),
     ):
@@ -56,32 +54,51 @@ distill.add_command(evaluate)
 distill.add_command(sheet)
 
 
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."
+)
+
+
 # ---- stages -------------------------------------------------------------------------------------
 
 
-@distill.command()
+@distill.command(cls=ClearCommand)
 @training_options
 @click.option("--word-vectors", type=PathType, help="A word table or encoder made before.")
-@click.option("--steps", type=click.IntRange(1), help="[default: the stage's own]")
-@click.option("--captions", type=click.IntRange(1), help="[default: the stage's own]")
+@click.option("--steps", type=click.IntRange(1), default=1600, show_default=True)
+@click.option("--captions", type=click.IntRange(1), default=40_000, show_default=True)
+@click.option("--report-captions", type=click.IntRange(1), default=2000, show_default=True,
+              help="Behind every accuracy of the report.")  # fmt: skip
 def text(
     out: Path,
     threads: int,
-    device: str,
     seed: int,
     resume: bool,
     word_vectors: Path | None,
-    steps: int | None,
-    captions: int | None,
+    steps: int,
+    captions: int,
+    report_captions: int,
 ) -> None:
-    """Train the text encoder; ends in OUT/text.safetensors and OUT/text.json."""
+    """Train the text encoder; ends in OUT/text.safetensors and OUT/text.json.
+
+    It takes minutes and starts anew each time; --resume keeps the word table that OUT holds.
+    """
+    from streamer.distill.text_stage import TextOptions, TextTraining, train_text
+
+    set_threads(threads)
+    training = TextTraining(num_captions=captions, steps=steps, seed=seed)
+    options = TextOptions(out, word_vectors, training, report_captions, resume)
+    with progress_bar() as show:
+        report = train_text(options, lambda step, loss: show(step / steps, f"loss {loss:.3f}"))
+    click.echo(json.dumps(report, indent=2))
 
 
-@distill.command()
+@distill.command(cls=ClearCommand)
 @training_options
+@device_option
 @click.option("--minutes", type=float, default=20.0, show_default=True)
-@click.option("--crops", type=click.IntRange(1), default=4, show_default=True, help="Of a step.")
-@click.option("--muon-lr", type=float, default=0.02, show_default=True)
+@click.option("--crops", type=click.IntRange(1), default=6, show_default=True, help="Of a step.")
+@click.option("--muon-lr", type=float, default=0.005, show_default=True)
 def vae(
     out: Path,
     threads: int,
@@ -96,14 +113,15 @@ def vae(
     from streamer.distill.trainer import TrainerConfig
     from streamer.distill.vae_stage import VAEStage, VAEStageConfig, WorldClips
 
-    set_threads(threads)
+    begin_run(out, threads, resume)
     settings = VAEStageConfig(crops=crops, muon_lr=muon_lr)
     stage = VAEStage(WorldClips(seed=seed, device=device), settings, device=device, seed=seed)
     run_stage(stage, TrainerConfig(out=out, seed=seed, max_seconds=minutes * 60), resume)
 
 
-@distill.command()
+@distill.command(cls=ClearCommand)
 @training_options
+@device_option
 @config_option
 @click.option("--vae", "vae_dir", type=PathType, help="[default: the configuration's]")
 @click.option("--text", "text_path", type=PathType, help="[default: the configuration's]")
@@ -147,16 +165,19 @@ def world(
         )
 
 
-@distill.command()
+@distill.command(cls=ClearCommand)
 @training_options
+@device_option
 @config_option
 @click.option("--shards", type=PathType, required=True, help="Folder made by `world`.")
 @click.option("--vae", "vae_dir", type=PathType, help="[default: the configuration's]")
 @click.option("--text", "text_path", type=PathType, help="[default: the configuration's]")
 @click.option("--minutes", type=float, default=60.0, show_default=True)
 @click.option("--clips", type=click.IntRange(1), default=6, show_default=True, help="Of a step.")
-@click.option("--resampled", type=float, default=0.0, show_default=True,
+@click.option("--resampled", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Share of steps whose history the student makes itself.")  # fmt: skip
+@click.option("--start", type=PathType, help="Begin with the weights of an earlier export.")
+@click.option("--bf16", is_flag=True, help="Compute in bfloat16 (for a GPU).")
 @click.option("--muon-lr", type=float, default=0.02, show_default=True)
 @click.option("--adam-lr", type=float, default=2e-3, show_default=True)
 def student(
@@ -172,49 +193,47 @@ def student(
     minutes: float,
     clips: int,
     resampled: float,
+    start: Path | None,
+    bf16: bool,
     muon_lr: float,
     adam_lr: float,
 ) -> None:
     """Train the causal transformer on shards; ends in OUT/export."""
-    from streamer.config import load_config, weights_path
-    from streamer.distill.student_stage import StudentStage, StudentStageConfig
-    from streamer.distill.trainer import TrainerConfig
-    from streamer.models.cache import RingLayout
-    from streamer.models.sampler import FlowMatchTable
-    from streamer.models.text import load_text_encoder
-    from streamer.models.tiny_vae import load_vae
+    from streamer.config import DEFAULT_CONFIG, load_config, weights_path
+    from streamer.distill.student_stage import StudentOptions, StudentStageConfig, train_student
 
-    set_threads(threads)
-    config = load_config(source)
-    model, stream = model_section(config), config.stream
-    sampler = model.sampler
-    times = [int(step) for step in sampler.denoising_step_list]
-    stage = StudentStage(
-        transformer_sizes(model),
-        RingLayout(stream.window or None, stream.sink, stream.num_frame_per_block),
-        FlowMatchTable(sampler.shift).steps(times, warp=sampler.warp),
-        shards,
-        load_vae(vae_dir or weights_path(model.decoder.weights), device),
-        load_text_encoder(text_path or weights_path(model.text.weights), device),
-        StudentStageConfig(
+    model = model_section(load_config(source))
+    begin_run(out, threads, resume)
+    options = StudentOptions(
+        config=source or DEFAULT_CONFIG,
+        shards=shards,
+        vae=vae_dir or weights_path(model.decoder.weights),
+        text=text_path or weights_path(model.text.weights),
+        out=out,
+        minutes=minutes,
+        stage=StudentStageConfig(
             clips=clips, resampled_share=resampled, muon_lr=muon_lr, adam_lr=adam_lr
         ),
-        examples=tuple(config.examples[:6]),
+        start=start,
+        is_resumed=resume,
+        threads=num_threads(),
         device=device,
         seed=seed,
+        is_bf16=bf16,
     )
-    run_stage(stage, TrainerConfig(out=out, seed=seed, max_seconds=minutes * 60), resume)
+    train_student(options)
 
 
-@distill.command()
+@distill.command(cls=ClearCommand)
 @training_options
+@device_option
 @click.option("--steps", type=click.IntRange(1), default=500, show_default=True)
 def classifier(out: Path, threads: int, device: str, seed: int, resume: bool, steps: int) -> None:
     """Train the judge of `evaluate` on rendered clips; ends in OUT/export."""
     from streamer.distill.classifier import ClassifierStage
     from streamer.distill.trainer import TrainerConfig
 
-    set_threads(threads)
+    begin_run(out, threads, resume)
     stage = ClassifierStage(device=device, seed=seed)
     config = TrainerConfig(
         out=out, seed=seed, max_steps=steps, ema_decay=0.98, checkpoint_every_s=60.0
@@ -225,7 +244,7 @@ def classifier(out: Path, threads: int, device: str, seed: int, resume: bool, st
 # ---- export -------------------------------------------------------------------------------------
 
 
-@distill.command()
+@distill.command(cls=ClearCommand)
 @click.option("--to", "folder", type=PathType, required=True, help="Where the weights go.")
 @click.option("--student", "student_run", type=PathType, help="Folder of the student's run.")
 @click.option("--vae", "vae_run", type=PathType, help="Folder of the autoencoder's run.")
@@ -267,27 +286,34 @@ def export(
 # ---- what the commands share --------------------------------------------------------------------
 
 
-def run_stage(stage: Stage, config: TrainerConfig, is_resumed: bool) -> None:
-    """Train a stage to its end, with log and progress on stderr.
+def begin_run(out: Path, threads: int, is_resumed: bool) -> None:
+    """Prepare the log, the threads and the folder of a training.
 
-    Raises ConfigError for a new run in a folder that holds one, OutputError for one that cannot be
-    written.
+    Raises ConfigError for a new run in a folder that holds one, OutputError for a folder that
+    cannot be written.
     """
-    from streamer.distill.trainer import Trainer, find_checkpoints
-    from streamer.errors import OutputError
+    from streamer.distill.trainer import find_checkpoints
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    checkpoints = find_checkpoints(config.out)
+    checkpoints = find_checkpoints(out)
     if checkpoints and not is_resumed:
         raise ConfigError(
-            f"{config.out} holds a run already ({checkpoints[-1].name}); "
+            f"{out} holds a run already ({checkpoints[-1].name}); "
             "add --resume to go on with it, or choose another --out"
         )
     try:
-        trainer = Trainer(stage, config)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{config.out}: cannot be written: {error.strerror}") from error
-    if checkpoints:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    set_threads(threads)
+
+
+def run_stage(stage: Stage, config: TrainerConfig, is_resumed: bool) -> None:
+    """Train a stage to its end, with log and progress on stderr."""
+    from streamer.distill.trainer import Trainer, find_checkpoints
+
+    trainer = Trainer(stage, config)
+    if is_resumed and (checkpoints := find_checkpoints(config.out)):
         trainer.resume(checkpoints[-1])
     trainer.train()
 
@@ -300,19 +326,8 @@ def set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def transformer_sizes(model: ModelSection) -> TransformerConfig:
-    """The transformer that a configuration describes."""
-    from streamer.models.transformer import TransformerConfig
+def num_threads() -> int:
+    """Threads that torch uses inside operators."""
+    import torch
 
-    section = model.transformer
-    return TransformerConfig(
-        width=section.width,
-        num_heads=section.num_heads,
-        ffn_width=section.ffn_width,
-        num_layers=section.num_layers,
-        in_channels=section.latent_channels,
-        out_channels=section.latent_channels,
-        text_width=section.text_width,
-        text_length=section.text_length,
-        freq_width=section.freq_width,
-    )
+    return torch.get_num_threads()

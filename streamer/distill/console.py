@@ -26,11 +26,11 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, by the shells' convention."""
 
 
-class DistillGroup(click.Group):
-    """A group whose commands fail with one sentence on stderr and exit status 2."""
+class ClearCommand(click.Command):
+    """A command that fails with one sentence on stderr and exit status 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the chosen command."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except StreamerError as error:

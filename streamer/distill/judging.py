@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from streamer.distill.console import (
+    ClearCommand,
     PathType,
     Show,
     config_option,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from streamer.engine.diffusion import DiffusionModel
 
 
-@click.command()
+@click.command(cls=ClearCommand)
 @config_option
 @click.option("--classifier", "classifier_path", type=PathType, help="[default: the shipped one]")
 @click.option("--prompts", type=int, default=64, show_default=True, help="Held-out captions.")
@@ -78,7 +79,7 @@ def evaluate(
     click.echo(text if as_json else report.summary())
 
 
-@click.command()
+@click.command(cls=ClearCommand)
 @click.argument("kind", type=click.Choice(["prompts", "stream", "switch"]))
 @config_option
 @click.option("--out", type=PathType, required=True, help="The PNG to write.")

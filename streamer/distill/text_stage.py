@@ -1,9 +1,7 @@
 """Training the storybook text encoder on captions, and the report on how well it reads.
 
-    python -m streamer.distill.text_stage --out DIR [--word-vectors PATH]
-
-Without --word-vectors (a table or an encoder made before) the word table is built first; see
-streamer.distill.words for what that needs.
+Without a word table made before, one is built first; see streamer.distill.words for what that
+needs.
 
 Captions name concepts with few words; people use many.  In training, a word is often replaced by
 a table word to which it is the nearest word of all captions ("puppy" for "dog"), so that the
@@ -12,11 +10,9 @@ encoder learns regions of the vector space rather than points.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import random
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -40,7 +36,7 @@ from streamer.distill.captions import (
 )
 from streamer.distill.words import build_word_table, save_word_table
 from streamer.distill.world import ATTRIBUTES, SceneSpec
-from streamer.errors import StreamerError
+from streamer.errors import OutputError
 from streamer.models.text import (
     NOT_MENTIONED,
     Attribute,
@@ -504,48 +500,56 @@ def report_on(path: Path, count: int) -> dict[str, object]:
     }
 
 
-def _obtain_words(source: Path | None, out: Path) -> WordTable:
-    if source is not None:
-        return load_word_table(source)
-    table = build_word_table()
-    save_word_table(table, out / "words.safetensors")
-    return table
+@dataclass(frozen=True)
+class TextOptions:
+    """A run of `train_text`.
+
+    word_vectors: a word table or an encoder made before; None: one is distilled from the teacher.
+    is_resumed: use the word table that an earlier run left in `out`.
+    report_captions: captions behind every accuracy of the report.
+    """
+
+    out: Path
+    word_vectors: Path | None = None
+    training: TextTraining = TextTraining()
+    report_captions: int = 2000
+    is_resumed: bool = False
 
 
-def _print_progress(step: int, loss: float) -> None:
-    if step % 100 == 0:
-        print(f"step={step} loss={loss:.3f}", file=sys.stderr, flush=True)
+def train_text(
+    options: TextOptions, progress: Callable[[int, float], None] = lambda step, loss: None
+) -> dict[str, object]:
+    """Train the storybook text encoder; returns the report that also lies in `out`.
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train the storybook text encoder and report how well it reads."""
-    parser = argparse.ArgumentParser(prog="python -m streamer.distill.text_stage")
-    parser.add_argument("--out", type=Path, required=True, help="folder for text.safetensors")
-    parser.add_argument("--word-vectors", type=Path, help="a word table or encoder made before")
-    parser.add_argument("--steps", type=int, default=TextTraining.steps)
-    parser.add_argument("--captions", type=int, default=TextTraining.num_captions)
-    parser.add_argument("--report-captions", type=int, default=2000, help="captions per accuracy")
-    chosen = parser.parse_args(arguments)
-    training = TextTraining(num_captions=chosen.captions, steps=chosen.steps)
+    progress: told the step and the loss.  Raises OutputError for a folder that cannot be written,
+    ConfigError without the teacher's package, WeightsError for a word table that cannot be read.
+    """
+    training = options.training
     try:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        table = _obtain_words(chosen.word_vectors, chosen.out)
-    except (StreamerError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{options.out}: cannot be written: {error.strerror}") from error
+    table = _obtain_words(options)
     attributes = tuple(Attribute(name, classes) for name, classes in ATTRIBUTES.items())
     config = TextEncoderConfig(attributes, word_width=table.width)
     examples = draw_storybook_examples(training.num_captions, training.seed)
     examples += draw_fragments(training.num_captions // 2, training.seed)
     batches = CaptionBatches(examples, attributes, table, _held_out_words())
-    encoder = train_text_encoder(batches, config, table, training, _print_progress)
-    path = chosen.out / "text.safetensors"
+    encoder = train_text_encoder(batches, config, table, training, progress)
+    path = options.out / "text.safetensors"
     save_text_encoder(encoder, path)
-    report = json.dumps(report_on(path, chosen.report_captions), indent=2)
-    (chosen.out / "text.json").write_text(report + "\n")
-    print(report)
-    return 0
+    report = report_on(path, options.report_captions)
+    (options.out / "text.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _obtain_words(options: TextOptions) -> WordTable:
+    """The word table: a given one, an earlier run's, or a new one."""
+    own = options.out / "words.safetensors"
+    if options.word_vectors is not None:
+        return load_word_table(options.word_vectors)
+    if options.is_resumed and own.is_file():
+        return load_word_table(own)
+    table = build_word_table()
+    save_word_table(table, own)
+    return table

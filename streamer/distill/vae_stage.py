@@ -8,8 +8,6 @@ off, as a transformer's are.
 
 from __future__ import annotations
 
-import argparse
-import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +20,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from streamer.distill.optimizer import Muon, build_optimizer
-from streamer.distill.trainer import Trainer, TrainerConfig, find_checkpoints
 from streamer.distill.world import Renderer, sample_specs
 from streamer.models.tiny_vae import STORYBOOK, TinyVAE, TinyVAEConfig, fit_basis, save_vae
 
@@ -217,35 +214,3 @@ def _detail(flat: Tensor) -> Tensor:
 def _motion(gap: Tensor) -> Tensor:
     """L1 of the differences of neighbouring frames: flicker costs more than a steady fault."""
     return gap.diff(dim=1).abs().mean()
-
-
-def main() -> None:
-    """Train from the command line: `python -m streamer.distill.vae_stage --out DIR --minutes
-    20`."""
-    parser = argparse.ArgumentParser(description="Train the storybook autoencoder.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--crops", type=int, default=VAEStageConfig.crops)
-    parser.add_argument("--muon-lr", type=float, default=VAEStageConfig.muon_lr)
-    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(options.threads)
-    stage = VAEStage(
-        WorldClips(seed=options.seed, device=options.device),
-        VAEStageConfig(crops=options.crops, muon_lr=options.muon_lr),
-        device=options.device,
-        seed=options.seed,
-    )
-    config = TrainerConfig(out=options.out, seed=options.seed, max_seconds=options.minutes * 60)
-    trainer = Trainer(stage, config)
-    if options.resume and (checkpoints := find_checkpoints(options.out)):
-        trainer.resume(checkpoints[-1])
-    trainer.train()
-
-
-if __name__ == "__main__":
-    main()

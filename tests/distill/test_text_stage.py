@@ -4,20 +4,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from streamer.distill import words as words_module
 from streamer.distill.captions import HELD_OUT_SYNONYMS
+from streamer.distill.commands import distill
 from streamer.distill.text_stage import (
     THESAURUS,
     CaptionBatches,
     Example,
+    TextOptions,
     TextTraining,
     draw_fragments,
     draw_held_out_combinations,
     draw_storybook_examples,
     label_examples,
-    main,
     measure_accuracy,
+    train_text,
     train_text_encoder,
 )
 from streamer.distill.words import PICTURE_WORDS, build_word_table, save_word_table
@@ -165,16 +168,14 @@ def test_a_missing_teacher_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
         build_word_table()
 
 
-def test_the_command_trains_saves_and_reports(
-    tiny_table: WordTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_trains_saves_and_reports(tiny_table: WordTable, tmp_path: Path) -> None:
     words = tmp_path / "words.safetensors"
     save_word_table(tiny_table, words)
     assert load_word_table(words).words == tiny_table.words
-    arguments = ["--out", str(tmp_path / "out"), "--word-vectors", str(words)]
-    arguments += ["--steps", "2", "--captions", "40", "--report-captions", "20"]
-    assert main(arguments) == 0
-    report = json.loads(capsys.readouterr().out)
+    options = TextOptions(
+        tmp_path / "out", words, TextTraining(num_captions=40, steps=2), report_captions=20
+    )
+    report = train_text(options)
     assert report == json.loads((tmp_path / "out" / "text.json").read_text())
     assert set(report["held_out_combinations"]) == set(ATTRIBUTES)
     encoder = load_text_encoder(tmp_path / "out" / "text.safetensors")
@@ -182,9 +183,19 @@ def test_the_command_trains_saves_and_reports(
     assert [a.name for a in encoder.config.attributes] == list(ATTRIBUTES)
 
 
-def test_the_command_names_a_missing_word_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_resumed_run_takes_up_the_word_table_of_its_folder(
+    tiny_table: WordTable, tmp_path: Path
 ) -> None:
-    arguments = ["--out", str(tmp_path), "--word-vectors", str(tmp_path / "none.safetensors")]
-    assert main(arguments) == 2
-    assert "there is no such weights file" in capsys.readouterr().err
+    save_word_table(tiny_table, tmp_path / "words.safetensors")
+    training = TextTraining(num_captions=40, steps=1)
+    train_text(TextOptions(tmp_path, None, training, report_captions=20, is_resumed=True))
+    words = load_word_table(tmp_path / "text.safetensors").words
+    assert words == tiny_table.words
+
+
+def test_the_command_names_a_missing_word_file(tmp_path: Path) -> None:
+    missing = tmp_path / "none.safetensors"
+    arguments = ["text", "--out", str(tmp_path), "--word-vectors", str(missing)]
+    result = CliRunner().invoke(distill, arguments)
+    assert result.exit_code == 2
+    assert f"streamer: {missing}: there is no such weights file" in result.stderr

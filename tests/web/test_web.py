@@ -1,4 +1,4 @@
-"""The page's own tests and types, run with the rest: node's test runner and TypeScript's checker."""
+"""The page's own tests and types: node's test runner and TypeScript's checker."""
 
 import os
 import shutil
