@@ -388,6 +388,11 @@ def _load_transformer(model: ModelSection, device: torch.device) -> CausalWanTra
 def _steps(model: ModelSection) -> DenoisingSteps:
     section = model.sampler
     table = FlowMatchTable(section.shift)
+    if not all(step.is_integer() for step in section.denoising_step_list):
+        raise ConfigError(
+            f"model.sampler.denoising_step_list is {section.denoising_step_list}; "
+            "only whole numbers are supported"
+        )
     try:
         return table.steps([int(step) for step in section.denoising_step_list], warp=section.warp)
     except ValueError as error:

@@ -317,6 +317,12 @@ def test_sizes_that_do_not_fit_are_named(tmp_path: Path):
         DiffusionModel(config, lambda part, stage: None)
 
 
+def test_steps_between_whole_numbers_are_refused_not_rounded(tmp_path: Path):
+    config = make_tiny_config(tmp_path, steps=[1000, 312.5])
+    with pytest.raises(ConfigError, match=r"312\.5.*whole numbers"):
+        DiffusionModel(config, lambda part, stage: None)
+
+
 @pytest.mark.parametrize(
     "name",
     ["transformer.safetensors", "decoder/vae.json", "decoder/vae.safetensors", "text.safetensors"],

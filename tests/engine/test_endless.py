@@ -42,6 +42,7 @@ def time_in_turns(stream: DiffusionStream, other: DiffusionStream) -> tuple[floa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_stream_of_2000_blocks_stays_fast_small_and_finite(model: DiffusionModel):
     process = psutil.Process()
     stream = model.open(SPEC)

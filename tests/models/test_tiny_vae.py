@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from streamer.models.tiny_vae import (
     STORYBOOK,
     TinyVAE,
     TinyVAEConfig,
+    fit_basis,
     load_vae,
     save_vae,
     trim_published_growth,
@@ -24,7 +25,6 @@ PUBLISHED = TinyVAEConfig(
 SHORTCUT = TinyVAEConfig(
     patch_size=2,
     latent_channels=4,
-    encoder_channels=(4, 8, 8, 8),
     decoder_channels=(8, 8, 4, 4),
     blocks_per_stage=1,
     convs_per_block=2,
@@ -113,14 +113,25 @@ def test_the_storybook_makes_four_frames_of_each_latent_at_sixteen_times_the_siz
     assert pixels.max() <= 1
 
 
-def test_normalisation_is_undone_exactly_where_the_decoder_begins():
+def test_normalisation_is_undone_exactly():
     vae = make(SHORTCUT)
     raw = torch.randn(1, 2, 4, 2, 2, dtype=torch.float64)
     assert (vae.denormalise(vae.normalise(raw)) - raw).abs().max() < ROUNDING
-    pixels, _ = vae.decode_raw(vae.normalise(raw))
-    vae.latent_mean.zero_()
-    vae.latent_std.fill_(1.0)
-    assert (vae.decode_raw(raw)[0] - pixels).abs().max() < ROUNDING
+
+
+def test_an_untrained_shuffle_decoder_shows_the_projection_onto_the_fitted_basis():
+    vae = TinyVAE(replace(SHORTCUT, is_normalised=True)).double().eval()
+    # Clips that lie in a space of as many dimensions as there are latent channels.
+    directions = torch.randn(3, 4, 3, 16, 16, dtype=torch.float64)
+    weights = torch.randn(2, 2, 2, 3, 3, dtype=torch.float64)
+    cut = torch.einsum("bfhwk,ktcyx->bftchywx", weights, directions)
+    clips = cut.reshape(2, 8, 3, 32, 48)
+    fit_basis(vae, clips)
+    latents, _ = vae.encode(clips)
+    assert (vae.decode_raw(latents)[0] - clips).abs().max() < 1e-9
+    assert latents.square().mean().item() == pytest.approx(1.0, rel=0.05)
+    spread = latents.square().mean((0, 1, 3, 4))
+    assert (spread.diff() < 1e-9).all()
 
 
 def test_a_saved_autoencoder_is_the_same_when_loaded(tmp_path: Path):

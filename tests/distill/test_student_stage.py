@@ -1,0 +1,156 @@
+"""The student's stage on a world of noise: tiny sizes, the real loss, the real rollouts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from streamer.distill.data import build_shards, read_clips, render_pairs
+from streamer.distill.student_stage import TRANSFORMER_FILE, StudentStage, StudentStageConfig
+from streamer.distill.trainer import Trainer, TrainerConfig
+from streamer.distill.world import Renderer
+from streamer.errors import WeightsError
+from streamer.models.cache import RingLayout
+from streamer.models.checkpoint import load_weights
+from streamer.models.sampler import FlowMatchTable
+from streamer.models.tiny_vae import TinyVAE, TinyVAEConfig
+from streamer.models.transformer import CausalWanTransformer, TransformerConfig
+
+VAE = TinyVAEConfig(
+    patch_size=2,
+    latent_channels=4,
+    decoder_channels=(8, 8, 4, 4),
+    blocks_per_stage=1,
+    convs_per_block=1,
+    growth="shuffle",
+    frames_to_trim=0,
+    is_normalised=True,
+)
+SIZES = TransformerConfig(
+    width=32,
+    num_heads=2,
+    ffn_width=64,
+    num_layers=2,
+    in_channels=4,
+    out_channels=4,
+    text_width=6,
+    text_length=3,
+    freq_width=16,
+)
+
+
+class Texts:
+    """Encodes a text as numbers that depend on nothing but its letters."""
+
+    text_length, text_width = 3, 6
+
+    def encode(self, texts: list[str]) -> torch.Tensor:
+        rows = [torch.Generator().manual_seed(sum(map(ord, text))) for text in texts]
+        return torch.stack([torch.randn(3, 6, generator=row) for row in rows])
+
+
+def write_clips(folder: Path) -> Path:
+    generator = torch.Generator().manual_seed(0)
+    for name in ("held-out", "clips-00000"):
+        save_file(
+            {
+                "latents": torch.randn(4, 9, 4, 4, 4, generator=generator).half(),
+                "text": torch.randn(4, 2, 3, 6, generator=generator).half(),
+                "switch": torch.tensor([0, 0, 1, 2]),
+            },
+            folder / f"{name}.safetensors",
+        )
+    return folder
+
+
+def new_stage(folder: Path, **config: float) -> StudentStage:
+    return StudentStage(
+        SIZES,
+        RingLayout(6, 0, 3),
+        FlowMatchTable(1.0).steps([1000, 600, 300], warp=False),
+        folder,
+        TinyVAE(VAE).eval(),
+        Texts(),
+        StudentStageConfig(clips=4, **config),
+        ("a dog",),
+    )
+
+
+@pytest.mark.parametrize("resampled_share", [0.0, 1.0])
+def test_training_lowers_the_loss_on_what_it_sees(tmp_path: Path, resampled_share: float):
+    stage = new_stage(write_clips(tmp_path), resampled_share=resampled_share, adam_lr=0.01)
+    trainer = Trainer(stage, TrainerConfig(out=tmp_path / "run", max_steps=60, warmup_steps=2))
+    losses = [trainer.train_step()["loss"] for _ in range(50)]
+    assert sum(losses[-8:]) / 8 < 0.9 * sum(losses[:4]) / 4
+
+
+def test_a_resampled_history_is_made_by_the_student_and_stays_near_the_clip(tmp_path: Path):
+    stage = new_stage(write_clips(tmp_path))
+    clips = read_clips(tmp_path).rows(torch.arange(4))
+    made = stage._resample(clips.latents, clips.text[:, 0], torch.Generator().manual_seed(1))
+    assert made.shape == clips.latents.shape
+    assert not made.requires_grad
+    assert not torch.allclose(made, clips.latents)
+    together = torch.corrcoef(torch.stack([made.flatten(), clips.latents.flatten()]))[0, 1]
+    assert together > 0.3
+
+
+def test_blocks_before_a_change_of_prompt_teach_nothing(tmp_path: Path):
+    stage = new_stage(write_clips(tmp_path))
+    clips = read_clips(tmp_path).rows(torch.tensor([3]))
+    assert clips.switch.item() == 2
+    changed = read_clips(tmp_path).rows(torch.tensor([3]))
+    changed.text[:, 0] = 7.0
+    first, _ = stage._flow_loss(clips, torch.Generator().manual_seed(0), False)
+    second, _ = stage._flow_loss(changed, torch.Generator().manual_seed(0), False)
+    assert first == second
+
+
+def test_the_export_is_what_a_server_loads(tmp_path: Path):
+    stage = new_stage(write_clips(tmp_path))
+    stage.export(tmp_path / "export")
+    fresh = CausalWanTransformer(SIZES)
+    load_weights(fresh, [tmp_path / "export" / TRANSFORMER_FILE])
+    for name, tensor in stage.student.state_dict().items():
+        torch.testing.assert_close(fresh.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_a_sheet_shows_a_stream_of_each_example(tmp_path: Path):
+    stage = new_stage(write_clips(tmp_path))
+    scores = stage.sample_sheet(tmp_path / "sheet.png")
+    assert scores["held_out_loss"] > 0
+    assert (tmp_path / "sheet.png").stat().st_size > 0
+
+
+def test_shards_are_built_once_and_resumed(tmp_path: Path):
+    renderer = Renderer(height=64, width=64)
+    vae = TinyVAE(VAE).eval()
+    done: list[int] = []
+    for count in (1, 2):
+        build_shards(
+            tmp_path,
+            renderer,
+            vae,
+            Texts(),
+            num_shards=count,
+            num_latents=6,
+            on_progress=done.append,
+        )
+    assert done == [1, 2, 1, 2, 3]
+    clips = read_clips(tmp_path)
+    assert clips.latents.shape[1:] == (6, 4, 4, 4)
+    assert len(clips) == 2 * len(read_clips(tmp_path, held_out=True))
+    with pytest.raises(WeightsError, match="no shards"):
+        read_clips(tmp_path / "nowhere")
+
+
+def test_pairs_are_the_same_for_the_same_seed_and_change_only_where_said():
+    renderer = Renderer(height=64, width=64)
+    frames, texts, switch = render_pairs(renderer, 6, 24, 12, seed=5)
+    again, same_texts, same_switch = render_pairs(renderer, 6, 24, 12, seed=5)
+    assert frames.equal(again)
+    assert texts == same_texts
+    assert switch.equal(same_switch)
+    assert set(switch.tolist()) <= {0, 1}
+    assert all(a == b for (a, b), at in zip(texts, switch, strict=True) if at == 0)
