@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 ARGS ?=
 
-.PHONY: help setup serve check test bench distill-toy clean
+.PHONY: help setup serve check test bench clean
 
 help:
 	@echo "make serve   set up if needed, start the server with the embedded model, print the address"
@@ -40,7 +40,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@if command -v npx >/dev/null; then npx --yes --package typescript@5 tsc --project web; \
+	@if command -v npx >/dev/null; then npx --yes --package typescript@7.0.2 tsc --project web; \
 	else echo "no npx: the page's types were not checked"; fi
 
 bench: setup

@@ -247,7 +247,7 @@ class LiveStream:
         self._set_state("ended", str(error) if error else self._end_detail)
         self.playout.close()
         freeing = await asyncio.gather(
-            self._driver.park(), self.broadcast.close(), return_exceptions=True
+            self._driver.end(), self.broadcast.close(), return_exceptions=True
         )
         for failure in freeing:
             if isinstance(failure, Exception):

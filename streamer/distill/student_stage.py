@@ -279,17 +279,7 @@ def train_student(options: StudentOptions) -> None:
     sizes, sampler, stream = config.model.transformer, config.model.sampler, config.stream
     table = FlowMatchTable(sampler.shift)
     stage = StudentStage(
-        TransformerConfig(
-            width=sizes.width,
-            num_heads=sizes.num_heads,
-            ffn_width=sizes.ffn_width,
-            num_layers=sizes.num_layers,
-            in_channels=sizes.latent_channels,
-            out_channels=sizes.latent_channels,
-            text_width=sizes.text_width,
-            text_length=sizes.text_length,
-            freq_width=sizes.freq_width,
-        ),
+        TransformerConfig.of(sizes),
         RingLayout(stream.window, stream.sink, stream.num_frame_per_block),
         table.steps([int(step) for step in sampler.denoising_step_list], warp=sampler.warp),
         options.shards,

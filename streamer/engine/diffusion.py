@@ -367,17 +367,7 @@ def _device(name: str) -> torch.device:
 
 def _load_transformer(model: ModelSection, device: torch.device) -> CausalWanTransformer:
     section = model.transformer
-    sizes = TransformerConfig(
-        width=section.width,
-        num_heads=section.num_heads,
-        ffn_width=section.ffn_width,
-        num_layers=section.num_layers,
-        in_channels=section.latent_channels,
-        out_channels=section.latent_channels,
-        text_width=section.text_width,
-        text_length=section.text_length,
-        freq_width=section.freq_width,
-    )
+    sizes = TransformerConfig.of(section)
     # The meta device saves a large model its initialisation, but costs a second of imports.
     with torch.device("meta" if sizes.width >= WIDE else "cpu"):
         transformer = CausalWanTransformer(sizes)

@@ -19,6 +19,7 @@ from streamer_kernels import Ops, load_ops
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from streamer.config import TransformerSection
 from streamer.models.context import AttentionContext, CacheShape
 
 
@@ -58,6 +59,21 @@ class TransformerConfig:
     def wan_14b(cls) -> TransformerConfig:
         """The sizes published as Wan2.1-T2V-14B."""
         return cls(width=5120, num_heads=40, ffn_width=13824, num_layers=40)
+
+    @classmethod
+    def of(cls, section: TransformerSection) -> TransformerConfig:
+        """The sizes that a configuration asks for."""
+        return cls(
+            width=section.width,
+            num_heads=section.num_heads,
+            ffn_width=section.ffn_width,
+            num_layers=section.num_layers,
+            in_channels=section.latent_channels,
+            out_channels=section.latent_channels,
+            text_width=section.text_width,
+            text_length=section.text_length,
+            freq_width=section.freq_width,
+        )
 
     @property
     def head_width(self) -> int:

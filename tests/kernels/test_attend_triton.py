@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from streamer_kernels import Ops, load_ops
+from streamer_kernels import Ops, check, load_ops
 from streamer_kernels.attend import attend
+from streamer_kernels.attend_triton import padded_width, pick_tile
 from streamer_kernels.check import TARGETS, Compiled, find_faults
 from torch import Tensor
 
@@ -112,7 +113,7 @@ def test_reads_slices_of_packed_and_transposed_tensors(interpreted: InterpretedA
     q, q_sink, v = draw(2, 5, 3, 2, 32, seed=1).unbind(2)
     k = draw(2, 2, 40, 32, seed=2).transpose(1, 2)
     v = torch.cat([v] * 9, dim=1)[:, 2:42]
-    assert not (q.is_contiguous() or k.is_contiguous() or v.is_contiguous())
+    assert not any(tensor.is_contiguous() for tensor in (q, k, v))
     assert_equal(interpreted(q, k, v, 39, q_sink, 7), attend(q, k, v, 39, q_sink, 7))
 
 
@@ -209,7 +210,7 @@ def stream_blocks(ops: Ops) -> Tensor:
     layout = RingLayout(3, 1, block=1)
     context = RollingContext(CONFIG.cache_shape(4, 6, batch=1), layout, ops=ops)
     flows = []
-    for latents in draw(1, 5, 4, 4, 6, seed=6).split(1, dim=1):
+    for latents in torch.split(draw(1, 5, 4, 4, 6, seed=6), 1, dim=1):
         context.begin()
         flows.append(network(latents, torch.full((1, 1), 500.0), prompt, context))
         context.commit()
@@ -226,19 +227,14 @@ def test_a_streaming_transformer_gives_the_same_blocks(interpreted: InterpretedA
     assert_equal(out, expected, atol=1e-5 * float(expected.abs().max()))
 
 
-def run_check(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m streamer_kernels.check`, without the warnings of the compiler."""
+def test_the_kernel_compiles_for_devices_that_are_not_here() -> None:
     kernels = Path(__file__).parents[2] / "kernels"
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "streamer_kernels.check", *arguments],
-        env={**os.environ, "PYTHONPATH": str(kernels), **environment},
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "streamer_kernels.check"],
+        env={**os.environ, "PYTHONPATH": str(kernels)},
         capture_output=True,
         text=True,
     )
-
-
-def test_the_kernel_compiles_for_devices_that_are_not_here() -> None:
-    done = run_check()
     assert done.returncode == 0, done.stdout + done.stderr
     ampere, hopper = done.stdout.splitlines()
     assert "sm_80" in ampere
@@ -247,10 +243,15 @@ def test_the_kernel_compiles_for_devices_that_are_not_here() -> None:
     assert "HGMMA=" in hopper
 
 
-def test_the_check_refuses_an_interpreted_kernel() -> None:
-    done = run_check(TRITON_INTERPRET="1")
-    assert done.returncode == 1
-    assert "unset TRITON_INTERPRET" in done.stderr
+def test_the_check_refuses_an_interpreted_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "IS_INTERPRETED", True)
+    with pytest.raises(RuntimeError, match="unset TRITON_INTERPRET"):
+        check.compile_attend(check.Case(16, torch.float32, pick_tile(4, 16)), TARGETS[1])
+
+
+def test_heads_wider_than_every_tile_are_refused() -> None:
+    with pytest.raises(ValueError, match="heads are 256 wide, the largest tile is for 128"):
+        pick_tile(2, padded_width(129))
 
 
 @pytest.mark.parametrize(
