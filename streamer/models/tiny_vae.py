@@ -246,14 +246,17 @@ class TinyVAE(nn.Module):
     def patches(self, pixels: Tensor) -> Tensor:
         """pixels [B,T,3,H,W] -> the space-time patch of every latent position [B,F,h,w,P]."""
         side, step = self.config.spatial_reduction, self.config.temporal_reduction
-        cut = pixels.unflatten(4, (-1, side)).unflatten(3, (-1, side)).unflatten(1, (-1, step))
-        return cut.permute(0, 1, 4, 6, 2, 3, 5, 7).flatten(4)
+        batch, frames, _, height, width = pixels.shape
+        size = (batch, frames // step, step, 3, height // side, side, width // side, side)
+        return pixels.reshape(size).permute(0, 1, 4, 6, 2, 3, 5, 7).flatten(4)
 
     def _from_patches(self, patches: Tensor) -> Tensor:
         """Inverse of `patches`."""
         side, step = self.config.spatial_reduction, self.config.temporal_reduction
-        cut = patches.unflatten(4, (step, 3, side, side)).permute(0, 1, 4, 5, 2, 6, 3, 7)
-        return cut.flatten(6).flatten(4, 5).flatten(1, 2)
+        batch, frames, rows, columns, _ = patches.shape
+        cut = patches.reshape(batch, frames, rows, columns, step, 3, side, side)
+        cut = cut.permute(0, 1, 4, 5, 2, 6, 3, 7)
+        return cut.reshape(batch, frames * step, 3, rows * side, columns * side)
 
     def encode(
         self, pixels: Tensor, state: DecoderState | None = None
