@@ -4,14 +4,13 @@ The pictures are Microsoft's Fluent Emoji in their 3-D style (MIT), as packed by
 package `@lobehub/fluent-emoji-3d` 1.1.0.  To build the sheet again:
 
     npm pack @lobehub/fluent-emoji-3d@1.1.0 && tar xzf lobehub-fluent-emoji-3d-1.1.0.tgz
-    python -m streamer.distill.atlas --package package --out streamer/assets/atlas
+    streamer distill atlas --package package
 
 Knows nothing of scenes, motions or captions.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,8 +158,7 @@ def load_atlas(folder: Path = FOLDER) -> Atlas:
     names = [entry["name"] for entry in listing["sprites"]]
     if names != [member.name for member in CAST]:
         raise ValueError(
-            f"{folder / 'atlas.json'}: shows {names}; build it again with "
-            "`python -m streamer.distill.atlas`"
+            f"{folder / 'atlas.json'}: shows {names}; build it again with `streamer distill atlas`"
         )
     sheet = np.asarray(Image.open(folder / "atlas.webp").convert("RGBA"), dtype=np.float32) / 255.0
     cells = []
@@ -172,16 +170,3 @@ def load_atlas(folder: Path = FOLDER) -> Atlas:
     filled = (sprites[:, 3] > 0.3).any(-1).float()
     lowest = (filled * torch.arange(1, CELL_PX + 1)).amax(-1)
     return Atlas(sprites, lowest / CELL_PX - 0.5)
-
-
-def main() -> None:
-    """Command line: build the sheet from an unpacked package."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--package", type=Path, required=True, help="the unpacked npm package")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to")
-    arguments = parser.parse_args()
-    build_atlas(arguments.package, arguments.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -59,6 +59,19 @@ device_option = click.option(
 )
 
 
+@distill.command(cls=ClearCommand)
+@click.option("--package", type=PathType, required=True, help="The unpacked npm package.")
+@click.option("--out", type=PathType, help="[default: where the renderer reads it]")
+def atlas(package: Path, out: Path | None) -> None:
+    """Build the sheet of sprites that the world is rendered with."""
+    from streamer.distill.atlas import FOLDER, build_atlas
+
+    try:
+        build_atlas(package, out or FOLDER)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+
+
 # ---- stages -------------------------------------------------------------------------------------
 
 

@@ -442,7 +442,7 @@ def load_text_encoder(path: Path | str, device: str = "cpu") -> StorybookTextEnc
     if header.get("format") != _FORMAT:
         raise WeightsError(
             f"{path}: format is {header.get('format')!r}, expected {_FORMAT!r}; "
-            "was it written by `python -m streamer.distill.text_stage`?"
+            "was it written by `streamer distill text`?"
         )
     try:
         config = _read_config(header["config"])

@@ -504,7 +504,7 @@ async def test_mutated_offers_are_answered_or_refused_and_leave_nothing(show: Sh
     assert show.broadcast.num_viewers == 0
     assert await settles(lambda: asyncio.all_tasks() <= tasks)
     gc.collect()
-    tracks = [each for each in gc.get_objects() if isinstance(each, PacketTrack)]
+    tracks = [each for each in gc.get_objects() if type(each) is PacketTrack]
     assert [track for track in tracks if track.readyState == "live"] == []
 
 
