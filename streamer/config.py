@@ -96,6 +96,7 @@ class TransformerSection(Section):
     text_width: Positive = 4096
     text_length: Positive = 512
     freq_width: Positive = 256
+    learned_grid: tuple[Positive, Positive] | None = None
     weights: Annotated[list[str], Field(min_length=1)]
 
     @model_validator(mode="after")

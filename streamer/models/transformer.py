@@ -27,6 +27,9 @@ from streamer.models.context import AttentionContext, CacheShape
 class TransformerConfig:
     """The sizes of one transformer.  patch: latent frames, rows and columns that make one token.
 
+    learned_grid: rows and columns of tokens that get a learned vector for their place.  Rotary
+    positions tell distances only; a small model learns much faster where it is when it is told.
+    The published models have none and take pictures of any size.
     Raises ValueError when the sizes do not fit each other.
     """
 
@@ -41,6 +44,7 @@ class TransformerConfig:
     text_length: int = 512
     freq_width: int = 256
     eps: float = 1e-6
+    learned_grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads or self.head_width % 2:
@@ -73,6 +77,7 @@ class TransformerConfig:
             text_width=section.text_width,
             text_length=section.text_length,
             freq_width=section.freq_width,
+            learned_grid=section.learned_grid,
         )
 
     @property
@@ -90,7 +95,13 @@ class TransformerConfig:
             raise ValueError(
                 f"latents of {height}x{width} do not divide into {rows}x{columns} patches"
             )
-        return height // rows, width // columns
+        grid = height // rows, width // columns
+        if self.learned_grid not in (None, grid):
+            raise ValueError(
+                f"latents of {height}x{width} make {grid[0]}x{grid[1]} tokens, the model has "
+                f"learnt {self.learned_grid}; it makes pictures of one size only"
+            )
+        return grid
 
     def cache_shape(self, height: int, width: int, batch: int = 1) -> CacheShape:
         """What a RollingContext needs to know, for latents of height x width."""
@@ -247,6 +258,8 @@ class CausalWanTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(Block(config, layer, ops) for layer in range(config.num_layers))
         self.head = Head(config, ops)
+        if config.learned_grid is not None:
+            self.grid_embedding = nn.Parameter(torch.zeros(*config.learned_grid, width))
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -316,6 +329,8 @@ class CausalWanTransformer(nn.Module):
         time = self.embed_time(timestep if timestep.ndim == 2 else timestep.unsqueeze(1))
         vectors = torch.unflatten(self.time_projection(time), -1, (6, -1))
         x = self.patchify(latents)
+        if self.config.learned_grid is not None:
+            x = x + self.grid_embedding.flatten(0, 1).repeat(num_frames, 1)
         table = context.rotary(
             num_frames, rows, columns, torch.unflatten(x, 2, (self.config.num_heads, -1))
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -154,3 +156,21 @@ def test_latents_that_patches_do_not_tile_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="5x6 do not divide into 2x2 patches"):
         network(torch.randn(2, 1, 3, 5, 6), torch.tensor([1.0, 1.0]), text, FullContext())
+
+
+def test_a_learned_grid_tells_tokens_where_they_are_and_fits_one_size_only():
+    torch.manual_seed(0)
+    config = replace(CONFIG, learned_grid=(2, 3))
+    plain, placed = CausalWanTransformer(CONFIG), CausalWanTransformer(config)
+    missing = placed.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing == ["grid_embedding"]
+    latents = torch.randn(1, 2, config.in_channels, 4, 6)
+    text = plain.encode_text(torch.randn(1, config.text_length, config.text_width))
+    time = torch.full((1,), 500.0)
+    with torch.no_grad():
+        before = plain(latents, time, text, FullContext())
+        assert torch.equal(placed(latents, time, text, FullContext()), before)
+        placed.grid_embedding.normal_()
+        assert not torch.allclose(placed(latents, time, text, FullContext()), before)
+    with pytest.raises(ValueError, match="one size only"):
+        config.grid(4, 4)
