@@ -51,10 +51,10 @@ LOOK = """() => {
 class Server:
     """`streamer serve` in a process of its own."""
 
-    def __init__(self, log: Path, port: int = 0) -> None:
+    def __init__(self, log: Path, port: int = 0, config: str = "pattern") -> None:
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "streamer", "serve", "--config", "pattern"]
+        command = [sys.executable, "-m", "streamer", "serve", "--config", config]
         with log.open("w") as file:
             self._process = subprocess.Popen(
                 [*command, "--port", str(port)],
@@ -206,8 +206,8 @@ def start_server(browser: Any) -> Iterator[Callable[..., Server]]:
     """Start a server of the test's own; port: an earlier one's, to come back in its place."""
     started: list[Server] = []
 
-    def start(port: int = 0) -> Server:
-        started.append(Server(ARTEFACTS / f"server-own-{len(started)}.log", port))
+    def start(port: int = 0, config: str = "pattern") -> Server:
+        started.append(Server(ARTEFACTS / f"server-own-{len(started)}.log", port, config))
         return started[-1]
 
     yield start
