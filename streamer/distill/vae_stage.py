@@ -2,13 +2,13 @@
 
 The encoder is linear and fitted in closed form from the first clips; what is trained is the decoder
 network, which draws what the linear map leaves blurred.  Noise of a random level up to LATENT_NOISE
-is added to the latents, so that it learns to draw clean pictures from latents that are slightly
-off, as a transformer's are.
+is added to the latents, half of it shared by the positions of one token, so that it learns to draw
+clean pictures from latents that are slightly off in the way a transformer's are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.world import Renderer, sample_specs
 from streamer.models.tiny_vae import STORYBOOK, TinyVAE, TinyVAEConfig, fit_basis, save_vae
 
-LATENT_NOISE = 0.25
+LATENT_NOISE = 0.4
 _HELD_OUT = 1 << 40
 _BASIS = 1 << 41
 
@@ -133,8 +133,7 @@ class VAEStage:
         """Reconstruction of random crops: L1 of pixels, edges, fine detail and motion."""
         video = self._crops(self._pool(step // self.config.steps_per_pool), generator)
         latents, _ = self.vae.encode(video)
-        level = LATENT_NOISE * torch.rand(len(video), 1, 1, 1, 1, generator=generator)
-        noise = level * torch.randn(latents.shape, generator=generator)
+        noise = draw_latent_noise(latents.shape, generator)
         output, _ = self.vae.decode_raw(latents + noise.to(self.device))
         gap = output - video
         pixel = gap.abs().mean()
@@ -192,6 +191,19 @@ class VAEStage:
             crop = pool[clip, :, :, top : top + side, left : left + side]
             crops.append(crop.flip(-1) if is_mirrored else crop)
         return torch.stack(crops).to(self.device).float() / 255
+
+
+def draw_latent_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Noise like a transformer's mistakes: [B,F,C,h,w], of one level for each clip.
+
+    Half of its variance is independent, half is shared by the 2x2 positions of a token.
+    """
+    batch, frames, channels, height, width = shape
+    level = LATENT_NOISE * torch.rand(batch, 1, 1, 1, 1, generator=generator)
+    tokens = (batch, frames, channels, -(-height // 2), -(-width // 2))
+    shared = torch.randn(tokens, generator=generator)
+    shared = shared.repeat_interleave(2, 3).repeat_interleave(2, 4)[..., :height, :width]
+    return level * (torch.randn(*shape, generator=generator) + shared) / 2**0.5
 
 
 def _edge(gap: Tensor) -> Tensor:

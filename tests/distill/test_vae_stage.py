@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import torch
+
+from streamer.distill.trainer import Trainer, TrainerConfig
+from streamer.distill.vae_stage import LATENT_NOISE, VAEStage, VAEStageConfig, draw_latent_noise
+from streamer.models.tiny_vae import TinyVAEConfig, load_vae
+
+SIZES = TinyVAEConfig(
+    patch_size=2,
+    latent_channels=4,
+    decoder_channels=(8, 8, 4, 4),
+    blocks_per_stage=1,
+    convs_per_block=1,
+    growth="shuffle",
+    frames_to_trim=0,
+    is_normalised=True,
+)
+
+
+class Stripes:
+    """Clips of hard-edged bars in random places: what four components cannot show."""
+
+    def clips(self, index: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(index)
+        edges = torch.randint(4, 60, (3, 1, 1, 1, 1), generator=generator)
+        bars = torch.arange(64) < edges
+        return (bars.expand(3, 8, 3, 64, 64) * 255).to(torch.uint8)
+
+
+def new_stage() -> VAEStage:
+    config = VAEStageConfig(crop_px=32, crops=3, basis_pools=2, adam_lr=0.01)
+    return VAEStage(Stripes(), config, SIZES)
+
+
+def test_the_decoder_learns_what_the_linear_map_leaves_blurred(tmp_path: Path):
+    trainer = Trainer(new_stage(), TrainerConfig(out=tmp_path, max_steps=40, warmup_steps=2))
+    losses = [trainer.train_step()["loss"] for _ in range(40)]
+    assert sum(losses[-8:]) < 0.9 * sum(losses[:8])
+
+
+def test_the_export_makes_the_same_pictures(tmp_path: Path):
+    stage = new_stage()
+    stage.export(tmp_path)
+    loaded = load_vae(tmp_path)
+    video = Stripes().clips(5).float() / 255
+    with torch.no_grad():
+        expected = stage.vae.decode(stage.vae.encode(video)[0])[0]
+        made = loaded.decode(loaded.encode(video)[0])[0]
+    torch.testing.assert_close(made, expected, atol=5e-3, rtol=0)
+
+
+def test_a_sheet_scores_held_out_clips(tmp_path: Path):
+    scores = new_stage().sample_sheet(tmp_path / "sheet.png")
+    assert 5 < scores["held_out_worst_db"] <= scores["held_out_psnr_db"] < 60
+
+
+def test_half_of_the_latents_noise_is_shared_by_the_positions_of_a_token():
+    noise = draw_latent_noise((64, 3, 8, 10, 16), torch.Generator().manual_seed(0))
+    assert noise.std((1, 2, 3, 4)).max() < 1.1 * LATENT_NOISE
+    inside = (noise[..., 0::2] * noise[..., 1::2]).mean() / noise.square().mean()
+    across = (noise[..., 1:-1:2] * noise[..., 2::2]).mean() / noise.square().mean()
+    assert abs(inside - 0.5) < 0.05
+    assert abs(across) < 0.05
+    assert draw_latent_noise((1, 2, 4, 5, 3), torch.Generator()).shape == (1, 2, 4, 5, 3)
