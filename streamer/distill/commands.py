@@ -189,6 +189,8 @@ def world(
 @click.option("--clips", type=click.IntRange(1), default=6, show_default=True, help="Of a step.")
 @click.option("--resampled", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Share of steps whose history the student makes itself.")  # fmt: skip
+@click.option("--guidance", type=click.FloatRange(1), default=1.0, show_default=True,
+              help="Fold guidance in, of the weights that --start names.")  # fmt: skip
 @click.option("--start", type=PathType, help="Begin with the weights of an earlier export.")
 @click.option("--bf16", is_flag=True, help="Compute in bfloat16 (for a GPU).")
 @click.option("--muon-lr", type=float, default=0.02, show_default=True)
@@ -206,6 +208,7 @@ def student(
     minutes: float,
     clips: int,
     resampled: float,
+    guidance: float,
     start: Path | None,
     bf16: bool,
     muon_lr: float,
@@ -216,6 +219,8 @@ def student(
     from streamer.distill.student_stage import StudentOptions, StudentStageConfig, train_student
 
     model = model_section(load_config(source))
+    if guidance != 1 and start is None:
+        raise ConfigError("--guidance needs --start: weights that know the texts already")
     begin_run(out, threads, resume)
     options = StudentOptions(
         config=source or DEFAULT_CONFIG,
@@ -225,7 +230,11 @@ def student(
         out=out,
         minutes=minutes,
         stage=StudentStageConfig(
-            clips=clips, resampled_share=resampled, muon_lr=muon_lr, adam_lr=adam_lr
+            clips=clips,
+            resampled_share=resampled,
+            guidance=guidance,
+            muon_lr=muon_lr,
+            adam_lr=adam_lr,
         ),
         start=start,
         is_resumed=resume,

@@ -75,7 +75,7 @@ class Stage:
         phase, pace = fate[:, 1] * 2 * math.pi, 0.85 + 0.3 * fate[:, 2]
         size = self.size[subject]
         standing = GROUND_Y - size * self.half_height[subject]
-        place = aspect * (0.35 + 0.30 * fate[:, 0])
+        place = aspect * (0.45 + 0.10 * fate[:, 0])
         still = torch.zeros_like(t)
         span = aspect + 1.1 * size
         forth = torch.remainder(0.34 * pace * t + fate[:, 1] * span, span) - 0.55 * size

@@ -7,10 +7,15 @@ the scheme).  Alone it drifts: it never saw its own mistakes.  So a share of the
 the student itself: true blocks are noised and denoised again, block after block through its own
 cache, and the target stays the true clip (self-resampling, Guo et al. 2025, arXiv:2512.15702).
 After a prompt change everything is seen under the new text, which is what `recache` does.
+
+A last run can fold guidance in: a frozen copy of the student is asked with and without the text,
+and what begins (a first block, or the block of a change) learns its guided flow, so that serving
+needs no second pass; what goes on still learns from the data, which keeps long streams in place.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +28,7 @@ from torch import Tensor, nn
 
 from streamer.config import load_config
 from streamer.distill.data import LatentClips, read_clips
-from streamer.distill.losses import flow_matching_loss
+from streamer.distill.losses import flow_matching_loss, guided_flow
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.trainer import Trainer, TrainerConfig, find_checkpoints
 from streamer.errors import ConfigError
@@ -52,6 +57,7 @@ class StudentStageConfig:
     clips: per step.  step_share: share of blocks at the serving noise levels; the others anywhere.
     context_noise: greatest noise level mixed into the clean history, whose timestep stays 0.
     resampled_share: share of steps in which the student makes the history itself.
+    guidance: how far the text is exaggerated where a scene begins; 1 learns from the data alone.
     reread_every: steps before the shards are read again (they may still be growing).
     """
 
@@ -59,6 +65,7 @@ class StudentStageConfig:
     step_share: float = 0.75
     context_noise: float = 0.15
     resampled_share: float = 0.0
+    guidance: float = 1.0
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
     reread_every: int = 100
@@ -92,6 +99,11 @@ class StudentStage:
         self._vae, self._encoder, self._examples = vae, encoder, examples
         self._clips = read_clips(shards)
         self._held_out = read_clips(shards, held_out=True)
+        self._guide: CausalWanTransformer | None = None
+
+    def begin_guidance(self) -> None:
+        """Freeze a copy of the student as it is now; it is asked for guided flows from now on."""
+        self._guide = copy.deepcopy(self.student).requires_grad_(False)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -159,16 +171,18 @@ class StudentStage:
             history = add_noise(clean, extra, level.expand(batch, frames).to(self.device))
         context = BlockCausalContext([block] * num_blocks, self.layout, teacher_forcing=True)
         noisy = add_noise(clean, noise, sigma)
-        flow = self.student(
-            torch.cat([history, noisy], 1),
-            torch.cat([torch.zeros_like(sigma), sigma * 1000], 1),
-            self.student.encode_text(text),
-            context,
-        )[:, frames:]
+        latents = torch.cat([history, noisy], 1)
+        told = torch.cat([torch.zeros_like(sigma), sigma * 1000], 1)
+        flow = self.student(latents, told, self.student.encode_text(text), context)[:, frames:]
         # Blocks before a change do not belong to the text that the pass was told.
         first = torch.arange(num_blocks).repeat_interleave(block)
         weight = (first >= clips.switch[:, None]).float().to(self.device)
-        loss = flow_matching_loss(flow, clean, noise, weight)
+        target = noise - clean
+        if self._guide is not None:
+            begins = (first == clips.switch[:, None]).to(self.device)[:, :, None, None, None]
+            guided = self._guided(self._guide, latents, told, text, context)[:, frames:]
+            target = torch.where(begins, guided, target)
+        loss = flow_matching_loss(flow, target, weight)
         with torch.no_grad():
             made = to_clean(noisy, flow, sigma)
             gap = (made - clean).square().mean((2, 3, 4))
@@ -181,6 +195,22 @@ class StudentStage:
                 )
             }
         return loss, {**numbers, "resampled": float(is_resampled)}
+
+    @torch.no_grad()
+    def _guided(
+        self,
+        guide: CausalWanTransformer,
+        latents: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        context: BlockCausalContext,
+    ) -> Tensor:
+        nothing = self._encoder.encode([""]).to(self.device).expand_as(text)
+        told, untold = (
+            guide(latents, timestep, guide.encode_text(embeds), context)
+            for embeds in (text, nothing)
+        )
+        return guided_flow(told, untold, self.config.guidance)
 
     def _draw_levels(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Noise levels of blocks: those of the serving steps, and some anywhere.  [B, blocks]."""
@@ -293,6 +323,8 @@ def train_student(options: StudentOptions) -> None:
     if options.start is not None:
         load_weights(stage.student, [options.start / TRANSFORMER_FILE])
         stage.student.to(options.device)
+    if options.stage.guidance != 1:
+        stage.begin_guidance()
     trainer = Trainer(
         stage,
         TrainerConfig(

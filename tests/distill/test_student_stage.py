@@ -154,3 +154,24 @@ def test_pairs_are_the_same_for_the_same_seed_and_change_only_where_said():
     assert switch.equal(same_switch)
     assert set(switch.tolist()) <= {0, 1}
     assert all(a == b for (a, b), at in zip(texts, switch, strict=True) if at == 0)
+
+
+def test_guidance_is_that_of_the_frozen_start_and_only_where_a_scene_begins(tmp_path: Path):
+    stage = new_stage(write_clips(tmp_path), guidance=3.0)
+    torch.nn.init.normal_(stage.student.head.head.weight, std=0.1)
+    clips = read_clips(tmp_path).rows(torch.tensor([0]))
+
+    def loss() -> float:
+        return stage._flow_loss(clips, torch.Generator().manual_seed(0), False)[0].item()
+
+    plain = loss()
+    stage.begin_guidance()
+    guided = loss()
+    assert stage._guide is not None
+    assert not any(p.requires_grad for p in stage._guide.parameters())
+    # A guide that says nothing pulls the target of the first of three blocks to zero, no other.
+    torch.nn.init.zeros_(stage._guide.head.head.weight)
+    torch.nn.init.zeros_(stage._guide.head.head.bias)
+    silent = loss()
+    assert len({plain, guided, silent}) == 3
+    assert silent < plain
