@@ -42,7 +42,6 @@ class BenchReport:
     block_ms_max: float
     text_ms: float
     denoise_ms: float
-    commit_ms: float
     decode_ms: float
 
     def as_dict(self) -> dict[str, object]:
@@ -110,6 +109,5 @@ def _report(
         block_ms_max=round(steady[-1], 1),
         text_ms=round(max(block.timings.text_ms for block in blocks), 2),
         denoise_ms=mean("denoise_ms"),
-        commit_ms=mean("commit_ms"),
         decode_ms=mean("decode_ms"),
     )

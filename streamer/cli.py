@@ -400,6 +400,6 @@ def bench_command(source: str | None, blocks: int, as_json: bool) -> None:
         f"({made.realtime}x real time), {made.average_fps} on average\n"
         f"block of {made.frames_per_block} frames: {made.block_ms_p50} ms median, "
         f"{made.block_ms_p90} p90, {made.block_ms_max} worst; "
-        f"denoise {made.denoise_ms}, clean pass {made.commit_ms}, decode {made.decode_ms}\n"
+        f"denoise {made.denoise_ms} with the clean pass, decode {made.decode_ms}\n"
         f"loaded in {made.load_s} s, first block after {made.first_block_ms} ms"
     )

@@ -44,11 +44,12 @@ class TransitionSection(Section):
 class StreamSection(Section):
     """The picture and the block.  width, height in pixels; window and sink in latent frames.
 
+    Width and height are even, since video has one colour sample for each two by two pixels.
     window counts sinks, history and the block being made; 0 keeps everything (finite streams only).
     """
 
-    width: Annotated[int, Field(ge=64, le=4096)]
-    height: Annotated[int, Field(ge=64, le=4096)]
+    width: Annotated[int, Field(ge=64, le=4096, multiple_of=2)]
+    height: Annotated[int, Field(ge=64, le=4096, multiple_of=2)]
     fps: Annotated[int, Field(ge=1, le=60)] = 16
     num_frame_per_block: Positive = 3
     window: Annotated[int, Field(ge=0)] = 9

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Protocol, TextIO
 
 from streamer.config import StreamSection
-from streamer.errors import EngineError, WorkerDiedError
+from streamer.errors import EngineError, OutputError, WorkerDiedError
 from streamer.stream import (
     Ended,
     Event,
@@ -95,7 +95,8 @@ class StreamDriver:
 
         A prompt without a transition gets the model's default.  When the worker dies, the stream
         is restored and the block made again.
-        Raises EngineError when the block cannot be made, also not after MAX_DEATHS restarts.
+        Raises EngineError when the block cannot be made, also not after MAX_DEATHS restarts, and
+        OutputError when the script cannot be written.
         """
         resolved = [self._with_transition(event) for event in events]
         for event in resolved:
@@ -158,6 +159,10 @@ class StreamDriver:
         self._write(event_line(self.next_block, event))
 
     def _write(self, line: str) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(line + "\n")
             self._file.flush()
+        except OSError as error:
+            raise OutputError(f"the script cannot be written: {error.strerror}") from error

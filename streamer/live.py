@@ -253,7 +253,10 @@ class LiveStream:
             if isinstance(failure, Exception):
                 log.error("freeing failed stream=%s reason=%r", self.id, failure)
         if self._script_file is not None:
-            self._script_file.close()
+            try:
+                self._script_file.close()
+            except OSError as failure:  # a full disk fails again: what could be kept is kept
+                log.error("script not closed stream=%s reason=%s", self.id, failure)
         self._clients.clear()
         self._watching.clear()
         self._on_ended(self)

@@ -16,6 +16,7 @@ from types import TracebackType
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from numpy.typing import NDArray
 
 from streamer.config import StreamSection
@@ -30,24 +31,21 @@ TAIL_S = 10.0
 class ClipWriter:
     """An MP4 file (H.264, yuv420p, faststart) that is playable however the writing ended.
 
-    Opened before anything is generated, so that a place that cannot be written to is found early.
+    A place that cannot be written to is found when it is made, before anything is generated; a file
+    that is there already is replaced with the first picture, not before.
     Owner: one rendering; used as a context manager.  Raises OutputError.
     """
 
     def __init__(self, path: Path, width: int, height: int, fps: int) -> None:
         self.path = path
         self.num_frames = 0
+        self._size, self._fps = (width, height), fps
+        self._was_there = path.exists()
+        self._container: OutputContainer | None = None
         try:
-            self._container = av.open(
-                str(path), "w", format="mp4", options={"movflags": "+faststart"}
-            )
-            self._stream = self._container.add_stream("libx264", rate=fps)
-            self._stream.width, self._stream.height = width, height
-            self._stream.pix_fmt = "yuv420p"
-            self._stream.time_base = Fraction(1, fps)
-            self._stream.codec_context.options = {"crf": "18", "preset": "veryfast"}
-            self._container.start_encoding()
-        except (OSError, av.FFmpegError) as error:
+            with path.open("ab"):
+                pass
+        except OSError as error:
             raise OutputError(
                 f"{path}: cannot be written: {error.strerror}; choose another place with --out"
             ) from error
@@ -66,21 +64,38 @@ class ClipWriter:
     def write(self, frames: NDArray[np.uint8]) -> None:
         """Append frames, uint8 [T, H, W, 3].  Raises OutputError (a full disk, say)."""
         try:
+            if self._container is None:
+                self._container = self._open()
+            stream = self._container.streams.video[0]
             for pixels in frames:
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame.pts = self.num_frames
-                self._container.mux(self._stream.encode(frame))
+                self._container.mux(stream.encode(frame))
                 self.num_frames += 1
         except (OSError, av.FFmpegError) as error:
             raise OutputError(f"{self.path}: cannot be written: {error}") from error
 
     def close(self) -> None:
-        """Finish the file; without a single frame, remove it."""
-        if self.num_frames:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
-        if not self.num_frames:
-            self.path.unlink(missing_ok=True)
+        """Finish the file; without a single frame, leave the place as it was found."""
+        container, self._container = self._container, None
+        try:
+            if container is not None:
+                container.mux(container.streams.video[0].encode(None))
+                container.close()
+            if not self.num_frames and not self._was_there:
+                self.path.unlink(missing_ok=True)
+        except (OSError, av.FFmpegError) as error:
+            raise OutputError(f"{self.path}: cannot be written: {error}") from error
+
+    def _open(self) -> OutputContainer:
+        container = av.open(str(self.path), "w", format="mp4", options={"movflags": "+faststart"})
+        stream = container.add_stream("libx264", rate=self._fps)
+        stream.width, stream.height = self._size
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = Fraction(1, self._fps)
+        stream.codec_context.options = {"crf": "18", "preset": "veryfast"}
+        container.start_encoding()
+        return container
 
 
 @dataclass(frozen=True)
@@ -116,15 +131,14 @@ def score_from_prompts(
 
     Raises ConfigError for a length that is not positive, a time below 0, or one behind the end.
     """
-    if not seconds > 0 or seconds == float("inf"):
-        raise ConfigError(f"--seconds is {seconds}; it must be above 0")
+    frames = _frames_of(section, seconds)
     block_s = frames_per_block(section) / section.fps
     events: list[tuple[int, Event]] = []
     for at_s, prompt in sorted(prompts, key=lambda pair: pair[0]):
-        if not at_s >= 0:
+        if not 0 <= at_s < float("inf"):
             raise ConfigError(f"--prompt-at {at_s}: the time must be 0 or more")
         events.append((round(at_s / block_s), prompt))
-    score = Score(tuple(events), max(1, round(seconds * section.fps)))
+    score = Score(tuple(events), frames)
     score.starts_before_end(frames_per_block(section))
     return score
 
@@ -134,21 +148,34 @@ def score_from_script(
 ) -> Score:
     """What a recorded script asks for, to its recorded end, or `seconds` long.
 
-    Raises ConfigError when the script holds no prompt at block 0.
+    Raises ConfigError when the script holds no prompt at block 0 or ended there, and for a length
+    that is not positive.
     """
     if not any(isinstance(event, Prompt) for event in script.at(0)):
         raise ConfigError("the script has no prompt at block 0; it is not of a played stream")
     per_block = frames_per_block(section)
     ends = [index for index, event in script.events if isinstance(event, Ended)]
     if seconds is not None:
-        frames = max(1, round(seconds * section.fps))
+        frames = _frames_of(section, seconds)
     elif ends:
         frames = ends[0] * per_block
+        if frames == 0:
+            raise ConfigError(
+                "the stream ended before its first picture; say with --seconds how much of it to "
+                "render"
+            )
     else:
         last = max(index for index, _ in script.events)
         frames = last * per_block + round(TAIL_S * section.fps)
     events = tuple((i, e) for i, e in script.events if not isinstance(e, Ended))
     return Score(events, frames)
+
+
+def _frames_of(section: StreamSection, seconds: float) -> int:
+    """How many pictures a length in seconds is, at least one.  Raises ConfigError."""
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"--seconds is {seconds}; it must be above 0")
+    return max(1, round(seconds * section.fps))
 
 
 async def render(driver: StreamDriver, score: Score) -> AsyncGenerator[FrameBlock, None]:

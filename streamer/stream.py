@@ -106,11 +106,10 @@ class StreamSpec:
 
 @dataclass(frozen=True)
 class BlockTimings:
-    """Where the time of one block went, in milliseconds."""
+    """Where the time of one block went, in milliseconds.  denoise_ms holds the clean pass too."""
 
     text_ms: float = 0.0
     denoise_ms: float = 0.0
-    commit_ms: float = 0.0
     decode_ms: float = 0.0
     total_ms: float = 0.0
 
@@ -210,7 +209,18 @@ def _spec_from(record: dict[str, object]) -> StreamSpec:
         raise ValueError("the first line must have type 'spec'")
     if (version := record.pop("version", None)) != SCRIPT_VERSION:
         raise ValueError(f"script version {version}, this program reads {SCRIPT_VERSION}")
+    _require(record, str, "model")
+    _require(record, int, "seed", "width", "height", "fps")
     return StreamSpec(**record)  # type: ignore[arg-type]
+
+
+def _require(record: dict[str, object], kind: type[str] | type[int], *names: str) -> None:
+    """Raise ValueError unless each of these fields is text, or a whole number from 0."""
+    for name in names:
+        value = record.get(name)
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
+            wanted = "text" if kind is str else "a whole number from 0"
+            raise ValueError(f"{name} is {value!r}; it must be {wanted}")
 
 
 def _event_from(record: dict[str, object]) -> tuple[int, Event]:
@@ -220,12 +230,22 @@ def _event_from(record: dict[str, object]) -> tuple[int, Event]:
         raise ValueError(f"block is {block!r}; it must be a number from 0")
     if kind not in _EVENT_TYPES:
         raise ValueError(f"unknown event {kind!r}; known: {', '.join(_EVENT_TYPES)}")
-    transition = record.get("transition")
-    if isinstance(transition, dict):
-        record["transition"] = Transition(
-            TransitionKind(transition["kind"]), int(transition["blocks"])
-        )
+    if kind == "prompt":
+        _require(record, str, "id", "text")
+        record["transition"] = _transition_from(record.get("transition"))
+    elif kind == "reseed":
+        _require(record, int, "seed")
     return block, _EVENT_TYPES[kind](**record)  # type: ignore[arg-type]
+
+
+def _transition_from(value: object) -> Transition | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError(f"transition is {value!r}; it must be null or name a kind and blocks")
+    _require(value, str, "kind")
+    _require(value, int, "blocks")
+    return Transition(TransitionKind(value["kind"]), value["blocks"])
 
 
 @dataclass(frozen=True)

@@ -77,3 +77,10 @@ def test_the_schema_forbids_unknown_keys_everywhere():
         for part in schema["$defs"].values()
         if part["type"] == "object"
     )
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_a_picture_that_no_video_can_hold_is_refused_at_once(side: str):
+    stream = {"width": 64, "height": 64, side: 65}
+    with pytest.raises(ConfigError, match=f"stream.{side}: .*multiple of 2"):
+        parse_config({"name": "x", "family": "pattern", "stream": stream}, "x.json")

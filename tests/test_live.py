@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from collections.abc import AsyncIterator, Callable
@@ -411,6 +412,30 @@ def test_a_script_folder_that_cannot_be_made_is_an_error_before_anything_starts(
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OutputError, match="taken"):
         Stage(script_dir=str(tmp_path / "taken" / "scripts"))
+
+
+class FullDisk(io.StringIO):
+    """A file whose disk is full: neither writing nor the last flush of closing works."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_full_disk_ends_the_stream_clearly_and_frees_everything() -> None:
+    stage = Stage()
+    stage.begin()
+    await stage.time.run(2.0)
+    disk = FullDisk()
+    stage.stream._script_file = stage.stream._driver._file = disk
+    stage.stream.set_prompt(Prompt("p2", "snow"))
+    await stage.time.run(2.0)
+    assert cast("Any", stage.client.of("error")[-1]).code == "output_unwritable"
+    assert stage.states[-1] == "ended"
+    assert stage.ended == [stage.stream]
+    assert stage.engine.num_open == 0
 
 
 async def test_statistics_come_once_a_second_and_are_true(new_stage: Callable[..., Stage]) -> None:

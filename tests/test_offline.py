@@ -35,9 +35,14 @@ def test_prompts_are_placed_at_the_nearest_block_start():
 def test_a_length_that_is_none_is_refused(seconds: float):
     with pytest.raises(ConfigError, match="--seconds"):
         score_from_prompts(SECTION, [(0.0, RED)], seconds)
+    with pytest.raises(ConfigError, match="--seconds"):
+        score_from_script(SECTION, Script(SPEC, [(0, RED)]), seconds)
 
 
-@pytest.mark.parametrize(("at_s", "says"), [(-1.0, "0 or more"), (9.0, "behind the end")])
+@pytest.mark.parametrize(
+    ("at_s", "says"),
+    [(-1.0, "0 or more"), (float("inf"), "0 or more"), (9.0, "behind the end")],
+)
 def test_a_prompt_outside_the_clip_is_refused(at_s: float, says: str):
     with pytest.raises(ConfigError, match=says):
         score_from_prompts(SECTION, [(0.0, RED), (at_s, BLUE)], 8.0)
@@ -54,6 +59,10 @@ def test_a_recorded_script_is_as_long_as_its_stream_was():
 def test_a_script_of_nothing_played_is_refused():
     with pytest.raises(ConfigError, match="no prompt at block 0"):
         score_from_script(SECTION, Script(SPEC))
+    unseen = Script(SPEC, [(0, RED), (0, Ended())])
+    with pytest.raises(ConfigError, match="before its first picture"):
+        score_from_script(SECTION, unseen)
+    assert score_from_script(SECTION, unseen, 1.0).num_frames == 16
 
 
 async def test_a_clip_has_exactly_the_frames_asked_for(tmp_path: Path):
@@ -100,3 +109,15 @@ def test_a_clip_without_pictures_leaves_no_file(tmp_path: Path):
     with ClipWriter(path, 64, 64, 16):
         pass
     assert not path.exists()
+
+
+def test_an_earlier_clip_is_kept_until_there_is_a_picture_to_replace_it(tmp_path: Path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"an earlier clip")
+    with ClipWriter(path, 64, 64, 16):
+        pass
+    assert path.read_bytes() == b"an earlier clip"
+    with ClipWriter(path, 64, 64, 16) as writer:
+        writer.write(np.zeros((2, 64, 64, 3), np.uint8))
+    with av.open(str(path)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 2

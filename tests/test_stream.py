@@ -55,6 +55,13 @@ def test_a_script_whose_last_line_was_cut_off_keeps_the_rest():
         ('{"type": "spec", "version": 99}\n', "version 99"),
         (text_of(Script(SPEC)) + '{"type": "wave", "block": 1}\n', "unknown event 'wave'"),
         (text_of(Script(SPEC)) + '{"type": "reseed", "block": -1, "seed": 1}\n', "block is -1"),
+        (text_of(Script(SPEC)).replace("64", '"x"', 1), "width is 'x'"),
+        (text_of(Script(SPEC)) + '{"type": "reseed", "block": 1, "seed": "x"}\n', "seed is 'x'"),
+        (
+            text_of(Script(SPEC))
+            + '{"type": "prompt", "block": 0, "id": "a", "text": "x", "transition": "cut"}\n',
+            "transition is 'cut'",
+        ),
         (text_of(Script(SPEC)) + "nonsense\n" + text_of(Script(SPEC)), "line 2"),
     ],
 )

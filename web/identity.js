@@ -12,7 +12,7 @@ const KEY = "streamer.stream";
  */
 export function rememberedStream() {
   const stored = read();
-  const named = decodeURIComponent(location.hash.slice(1));
+  const named = location.hash.slice(1);
   if (!/^[\w.:-]{1,64}$/.test(named)) return stored;
   return named === stored.stream ? stored : { stream: named, token: null };
 }

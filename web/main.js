@@ -15,7 +15,7 @@ import { PromptHistory } from "./history.js";
 import { forgetStream, rememberStream, rememberedStream } from "./identity.js";
 import { Picture } from "./picture.js";
 import { hello, offer, pause, resume, setPrompt, setSeed, shown, start, stop } from "./protocol.js";
-import { initialState, isDirector, phaseOf, reduce } from "./state.js";
+import { initialState, isDirector, isPictureDue, phaseOf, reduce } from "./state.js";
 import { VideoLink } from "./video.js";
 import { View } from "./view.js";
 
@@ -106,6 +106,8 @@ const video = new VideoLink(parts.video, {
     dispatch({ type: "video_renewed" });
   },
   onUnreachable() {
+    // Nothing is sent while nothing is made: the path may be as good as any.
+    if (!isPictureDue(state)) return connectVideo();
     const message = "the server is there, but no picture arrives";
     dispatch({ type: "failed", code: "video_unreachable", message });
   },
@@ -148,6 +150,9 @@ function takeError(error) {
     endVideo();
   } else if (error.about === "offer" && state.failure === null) {
     video.refused();
+  } else if (error.about === "offer") {
+    // All places are taken: the viewer asks again, not the link by itself.
+    video.close();
   }
 }
 

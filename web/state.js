@@ -141,6 +141,16 @@ export function isDirector(state) {
 }
 
 /**
+ * Whether the server sends pictures, so that their staying away means something.  While the model
+ * is being loaded or brought back there are none.
+ *
+ * @param {State} state
+ */
+export function isPictureDue(state) {
+  return state.stream?.state === "playing";
+}
+
+/**
  * Whether RTP time `a` is at or after `b`, modulo 2^32 (RFC 3550, section 5.1).
  *
  * @param {number} a

@@ -111,16 +111,12 @@ class Engine:
     async def open(self, spec: StreamSpec) -> WorkerStream:
         """A new stream at block 0; starts a worker first when there is none."""
         worker = await self._ready_worker()
-        number = worker.new_number()
-        await worker.ask(OpenStream(worker.new_number(), number, spec))
-        return WorkerStream(worker, number)
+        return await _begun(worker, OpenStream(worker.new_number(), worker.new_number(), spec))
 
     async def restore(self, truth: Truth) -> WorkerStream:
         """A stream that goes on from its truth, in a new worker if the old one is dead."""
         worker = await self._ready_worker()
-        number = worker.new_number()
-        await worker.ask(RestoreStream(worker.new_number(), number, truth))
-        return WorkerStream(worker, number)
+        return await _begun(worker, RestoreStream(worker.new_number(), worker.new_number(), truth))
 
     async def _ready_worker(self) -> _WorkerProcess:
         """The loaded worker; callers who find none share one start."""
@@ -204,6 +200,16 @@ class WorkerStream:
         """Free what the worker holds for it.  Never raises for a dead worker."""
         with contextlib.suppress(WorkerDiedError):
             await self._worker.ask(CloseStream(self._worker.new_number(), self._number))
+
+
+async def _begun(worker: _WorkerProcess, request: OpenStream | RestoreStream) -> WorkerStream:
+    """The stream that a request begins.  A caller that is cancelled leaves none in the worker."""
+    try:
+        await worker.ask(request)
+    except asyncio.CancelledError:
+        worker.tell(CloseStream(worker.new_number(), request.stream))
+        raise
+    return WorkerStream(worker, request.stream)
 
 
 class _WorkerProcess:

@@ -259,8 +259,11 @@ def _stream_routes(house: House) -> APIRouter:
 
     @router.get("/{stream_id}/script", response_class=PlainTextResponse)
     async def script(stream_id: str) -> PlainTextResponse:
-        """The script so far as JSON Lines; `streamer replay` renders it again."""
-        text = house.streams.find(stream_id).stream.script()
+        """The script so far as JSON Lines, also for a while after the stream has ended.
+
+        `streamer replay` renders it again.
+        """
+        text = house.streams.script(stream_id)
         disposition = f'attachment; filename="{stream_id}.jsonl"'
         return PlainTextResponse(
             text,

@@ -18,6 +18,9 @@ from streamer.stream import Prompt
 KEPT_PARKED = 64
 """So many parked streams are kept at most; beyond that the longest unwatched one is forgotten."""
 
+KEPT_SCRIPTS = 64
+"""Of so many streams that ended last the scripts are kept, so that they can still be replayed."""
+
 LEAVING_S = 5.0
 """A stream unwatched for so long gives up its place to a new one: its page was closed."""
 
@@ -45,6 +48,7 @@ class Streams:
         self._engine = engine
         self._clock = clock
         self._held: dict[str, Held] = {}
+        self._scripts: dict[str, str] = {}
         self._starts = Rate(per_s=1.0, burst=10, clock=clock)
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -82,6 +86,11 @@ class Streams:
                 f"there is no stream {stream_id!r} here; it may have ended: start a new one"
             )
         return held
+
+    def script(self, stream_id: str) -> str:
+        """The script of a stream, also of one that has ended.  Raises StreamUnknownError."""
+        ended = self._scripts.get(stream_id)
+        return self.find(stream_id).stream.script() if ended is None else ended
 
     def admit_viewer(self, stream: LiveStream) -> None:
         """Raise BusyError when nobody else can watch, or a parked stream cannot come back."""
@@ -124,3 +133,6 @@ class Streams:
 
     def _forget(self, stream: LiveStream) -> None:
         self._held.pop(stream.id, None)
+        self._scripts[stream.id] = stream.script()
+        if len(self._scripts) > KEPT_SCRIPTS:
+            del self._scripts[next(iter(self._scripts))]

@@ -225,6 +225,24 @@ def test_a_busy_server_says_so_and_takes_the_prompt_later(server, visit) -> None
     assert visitor.page.url == f"{server.url}/"
 
 
+def test_a_viewer_who_found_no_place_watches_once_there_is_one(
+    start_server: Callable[..., Any], visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    tree = json.loads((EXAMPLES.parents[2] / "configs" / "pattern.json").read_text())
+    config = tmp_path / "one-viewer.json"
+    config.write_text(json.dumps({**tree, "server": {"max_viewers": 1}}))
+    server = start_server(config=str(config))
+    director = visit().open(server.url)
+    director.type_prompt(STRIPES)
+    director.until_playing()
+    viewer = visit().open(director.page.url, until="busy")
+    director.page.goto("about:blank")
+    viewer.until("fetch('/healthz').then(a => a.json()).then(health => health.viewers === 0)")
+    viewer.page.locator("#action").click()
+    viewer.until_playing()
+    assert viewer.problems == []
+
+
 def test_a_broken_connection_is_told_and_mended(server, visit) -> None:
     visitor = visit()
     sockets: list[tuple[Any, Any]] = []

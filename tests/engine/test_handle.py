@@ -14,13 +14,14 @@ import pytest
 
 from streamer.config import Config, load_config
 from streamer.driver import StreamDriver
-from streamer.engine.handle import Engine
+from streamer.engine.handle import Engine, WorkerStream
 from streamer.engine.pattern import read_barcode
 from streamer.errors import (
     ConfigError,
     EngineError,
     OutOfMemoryError,
     PromptError,
+    StreamUnknownError,
     WeightsError,
     WorkerDiedError,
     WorkerStartError,
@@ -84,6 +85,24 @@ async def test_blocks_arrive_whole_and_in_order(engine: Engine):
         assert block.prompt_id == "a"
         numbers += [read_barcode(frame) for frame in block.frames]
     assert numbers == list(range(240))
+
+
+async def test_a_stream_whose_opener_gave_up_is_not_left_in_the_worker(engine: Engine):
+    busy = await engine.open(SPEC)
+    making = asyncio.create_task(busy.next_block([Prompt("a", "slow")]))
+    await asyncio.sleep(0)
+    worker = engine._worker
+    assert worker is not None
+    given_up = asyncio.create_task(engine.open(SPEC))
+    await asyncio.sleep(0)
+    newest = max(worker._pending)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    await making
+    for number in (newest - 1, newest, newest + 1):  # of request and stream, in whatever order
+        with pytest.raises(StreamUnknownError):
+            await WorkerStream(worker, number).next_block([])
 
 
 async def test_a_block_is_not_changed_by_the_blocks_after_it(engine: Engine):

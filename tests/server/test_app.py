@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamer.stream import Script
+from streamer.stream import Ended, Prompt, Script
 from tests.fakes import FakeEngine
 
 Serve = Any
@@ -48,6 +48,11 @@ async def test_the_script_can_be_taken_away_for_replay(serve: Serve) -> None:
     answer = await served.http.get(f"/api/streams/{stream['id']}/script")
     assert stream["id"] in answer.headers["content-disposition"]
     assert Script.read(io.StringIO(answer.text)).spec.seed == 7
+    await served.until_state(stream["id"], "playing")
+    await served.http.delete(f"/api/streams/{stream['id']}", headers=bearer(stream))
+    afterwards = await served.http.get(f"/api/streams/{stream['id']}/script")
+    events = Script.read(io.StringIO(afterwards.text)).events
+    assert [type(event) for _, event in events] == [Prompt, Ended]
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer guess"}])

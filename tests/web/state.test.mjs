@@ -6,7 +6,14 @@ import { test } from "node:test";
 
 import { backoffMs } from "../../web/connection.js";
 import { PromptHistory } from "../../web/history.js";
-import { initialState, isDirector, phaseOf, reduce, rtpReached } from "../../web/state.js";
+import {
+  initialState,
+  isDirector,
+  isPictureDue,
+  phaseOf,
+  reduce,
+  rtpReached,
+} from "../../web/state.js";
 import { sentence, statisticsWords, wordsFor } from "../../web/words.js";
 
 const { server } = JSON.parse(
@@ -306,4 +313,22 @@ test("up and down walk through the prompts and keep what was being typed", () =>
   assert.equal(line.newer("one"), "two");
   assert.equal(line.newer("two"), "draft");
   assert.equal(line.newer("draft"), "draft");
+});
+
+test("a missing picture means something only while the stream plays", () => {
+  assert.equal(isPictureDue(after(WELCOME)), false);
+  assert.equal(isPictureDue(after(WELCOME, received("stream", { state: "starting" }))), false);
+  assert.equal(isPictureDue(after(...PLAYING, status("restoring"))), false);
+  assert.equal(isPictureDue(after(...PLAYING, status("playing"))), true);
+});
+
+test("an address that names no stream is the first screen", async () => {
+  Object.assign(globalThis, {
+    location: { hash: "#%" },
+    sessionStorage: { getItem: () => null },
+  });
+  const { rememberedStream } = await import("../../web/identity.js");
+  assert.deepEqual(rememberedStream(), { stream: null, token: null });
+  Object.assign(globalThis, { location: { hash: "#s-1" } });
+  assert.deepEqual(rememberedStream(), { stream: "s-1", token: null });
 });
