@@ -284,3 +284,17 @@ def test_a_server_that_comes_back_without_the_stream_leads_to_the_first_screen(
     visitor.page.locator(".example").first.click()
     visitor.until_playing()
     assert visitor.text("#caption") == "red"
+
+
+def test_a_closed_tab_opened_again_at_its_address_still_directs(director) -> None:
+    address = director.page.url
+    again = director.page.context.new_page()
+    director.page.close()
+    director.page = again
+    director.open(address, until=None)
+    director.until("streamer.stats().framesShown > 5")
+    before = director.look()
+    director.type_prompt("a blue evening")
+    director.until("streamer.state().notice?.text.startsWith('changed in')")
+    director.page.wait_for_timeout(100)
+    assert difference(before, director.look()) > DIFFERENT
