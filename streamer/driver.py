@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Protocol, TextIO
 
 from streamer.config import StreamSection
-from streamer.errors import EngineError, OutputError, WorkerDiedError
+from streamer.errors import EngineError, OutputError, WorkerDiedError, WorkerLostError
 from streamer.stream import (
     Ended,
     Event,
@@ -108,11 +108,13 @@ class StreamDriver:
         wanted = [event for event in resolved if not isinstance(event, Restored)]
         if rebuilding:
             await self.park()
-        for _ in range(MAX_DEATHS):
+        deaths = 0
+        while deaths < MAX_DEATHS:
             try:
                 block = await self._attached_next(wanted)
             except WorkerDiedError as error:
                 log.warning("worker died block=%d reason=%s", self.next_block, error)
+                deaths += not isinstance(error, WorkerLostError)
                 self._stream = None
                 self._on_restoring()
                 continue

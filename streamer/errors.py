@@ -16,6 +16,7 @@
     |  `- BusyError           busy                  a limit is reached; try again later
     `- EngineError                                  the making of video failed
        |- WorkerDiedError     worker_died           the process is gone; restore brings it back
+       |  `- WorkerLostError  worker_died           it went with somebody else's request
        |- WorkerStartError    worker_start_failed   the process cannot start
        `- OutOfMemoryError    out_of_memory         ends one stream, not the worker
 
@@ -130,6 +131,10 @@ class WorkerDiedError(EngineError):
     """The worker process is gone; what it held can be restored."""
 
     code = "worker_died"
+
+
+class WorkerLostError(WorkerDiedError):
+    """The worker process went while it served another request than this one."""
 
 
 class WorkerStartError(EngineError):

@@ -3,7 +3,7 @@ import io
 import pytest
 
 from streamer.driver import MAX_DEATHS, StreamDriver
-from streamer.errors import EngineError, OutOfMemoryError, WorkerDiedError
+from streamer.errors import EngineError, OutOfMemoryError, WorkerDiedError, WorkerLostError
 from streamer.stream import (
     Prompt,
     Reseed,
@@ -106,3 +106,20 @@ async def test_the_end_frees_the_worker_and_is_recorded(engine):
     await driver.end()
     assert engine.num_open == 0
     assert "ended" in list(driver.script.lines())[-1]
+
+
+async def test_workers_that_died_of_other_streams_are_not_held_against_this_one(engine):
+    driver = new_driver(engine)
+    await driver.advance([RED])
+    lost = [WorkerLostError("somebody else's block")] * (MAX_DEATHS + 2)
+    make = engine.restore
+
+    async def restore_to_be_lost(truth):
+        if lost:
+            engine.failures[1] = lost.pop()
+        return await make(truth)
+
+    engine.restore = restore_to_be_lost
+    engine.failures[1] = lost.pop()
+    assert (await driver.advance()).index == 1
+    assert len(engine.restored_at) == MAX_DEATHS + 2

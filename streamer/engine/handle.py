@@ -41,7 +41,13 @@ from streamer.engine.worker import (
     slot_bytes,
     slot_view,
 )
-from streamer.errors import EngineError, StreamerError, WorkerDiedError, WorkerStartError
+from streamer.errors import (
+    EngineError,
+    StreamerError,
+    WorkerDiedError,
+    WorkerLostError,
+    WorkerStartError,
+)
 from streamer.stream import Event, FrameBlock, StreamSpec, Truth
 
 log = logging.getLogger(__name__)
@@ -389,6 +395,9 @@ class _WorkerProcess:
             self._ready.exception()  # whoever waits still gets it; nobody may be waiting
 
     def _fail_pending(self) -> None:
+        # The worker serves requests in the order they came: the oldest is the one it died of.
+        kind: type[WorkerDiedError] = WorkerDiedError
         for answer in self._pending.values():
             if not answer.done():
-                answer.set_exception(WorkerDiedError(f"the worker is gone: {self._reason}"))
+                answer.set_exception(kind(f"the worker is gone: {self._reason}"))
+                kind = WorkerLostError
