@@ -35,6 +35,7 @@ def test_three_prompts_steer_one_stream_and_a_killed_worker_does_not_end_it(star
             visitor.until("streamer.state().notice?.text.startsWith('changed in')", within_s=20)
         assert time.monotonic() - typed_s < 20
         # Two more blocks: the scene has settled under the new prompt.
+        visitor.until("streamer.stats().server", within_s=5)
         block = visitor.ask("streamer.stats().server.block")
         visitor.until(f"streamer.stats().server.block >= {block + 4}", within_s=30)
         looks.append(visitor.look())
