@@ -322,14 +322,14 @@ def test_a_model_without_weights_cannot_be_judged(files: tuple[Path, Path]) -> N
 def test_a_new_run_does_not_write_over_an_old_one(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-00000007").mkdir()
     (tmp_path / "checkpoint-00000007" / "state.json").write_text("{}")
-    result = run("atlas", "classifier", "--out", tmp_path, "--threads", 1)
+    result = run("classifier", "--out", tmp_path, "--threads", 1)
     assert result.exit_code == 2
     assert "holds a run already (checkpoint-00000007); add --resume" in result.stderr
 
 
 def test_every_command_says_what_it_does() -> None:
     assert set(distill.commands) == {
-        "text", "vae", "world", "student", "classifier", "evaluate", "sheet", "export",
+        "atlas", "text", "vae", "world", "student", "classifier", "evaluate", "sheet", "export",
     }  # fmt: skip
     for name in distill.commands:
         result = run(name, "--help")
