@@ -153,6 +153,16 @@ class ServerSection(Section):
     viewer_silence_s: Annotated[float, Field(gt=0)] = 15.0
     script_dir: str | None = None
 
+    @model_validator(mode="after")
+    def _origins_have_a_scheme(self) -> ServerSection:
+        for origin in self.allowed_origins:
+            if not origin.startswith(("http://", "https://")):
+                raise ValueError(
+                    f"allowed_origins holds {origin!r}; write it as a browser sends it, such as "
+                    f"'https://{origin}'"
+                )
+        return self
+
 
 class Config(Section):
     """One runnable model and how it is served."""

@@ -30,6 +30,7 @@ def test_every_shipped_configuration_is_valid_and_named_after_its_file(path: Pat
             changed(server={"prot": 1}),
             r"server.prot: unknown key; did you mean 'port'\?",
         ),
+        (changed(server={"allowed_origins": ["a.example"]}), "such as 'https://a.example'"),
         (changed(stream={"width": 256}), "stream.height: missing"),
         (changed(stream={**PATTERN["stream"], "window": 4}), "window 4 is smaller than sink 3"),
         (changed(family="wan"), "needs the section 'model'"),
