@@ -112,6 +112,7 @@ def text(
 @click.option("--minutes", type=float, default=20.0, show_default=True)
 @click.option("--crops", type=click.IntRange(1), default=6, show_default=True, help="Of a step.")
 @click.option("--muon-lr", type=float, default=0.005, show_default=True)
+@click.option("--start", type=PathType, help="Go on from an export; its latents stay the same.")
 def vae(
     out: Path,
     threads: int,
@@ -121,6 +122,7 @@ def vae(
     minutes: float,
     crops: int,
     muon_lr: float,
+    start: Path | None,
 ) -> None:
     """Train the autoencoder; ends in OUT/export."""
     from streamer.distill.trainer import TrainerConfig
@@ -128,7 +130,8 @@ def vae(
 
     begin_run(out, threads, resume)
     settings = VAEStageConfig(crops=crops, muon_lr=muon_lr)
-    stage = VAEStage(WorldClips(seed=seed, device=device), settings, device=device, seed=seed)
+    clips = WorldClips(seed=seed, device=device)
+    stage = VAEStage(clips, settings, device=device, seed=seed, start=start)
     run_stage(stage, TrainerConfig(out=out, seed=seed, max_seconds=minutes * 60), resume)
 
 

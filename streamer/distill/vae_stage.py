@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.world import Renderer, sample_specs
-from streamer.models.tiny_vae import STORYBOOK, TinyVAE, TinyVAEConfig, fit_basis, save_vae
+from streamer.models.tiny_vae import (
+    STORYBOOK,
+    TinyVAE,
+    TinyVAEConfig,
+    fit_basis,
+    load_vae,
+    save_vae,
+)
 
 LATENT_NOISE = 0.4
 _HELD_OUT = 1 << 40
@@ -101,7 +108,9 @@ class VAEStage:
         vae_config: TinyVAEConfig = STORYBOOK,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        start: Path | None = None,
     ) -> None:
+        """start: an earlier export to go on from; its linear map, and so its latents, stay."""
         self.config = config or VAEStageConfig()
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
@@ -110,8 +119,11 @@ class VAEStage:
         self.vae = vae.to(self.device)
         self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._clips = clips
-        pools = [clips.clips(_BASIS + number) for number in range(self.config.basis_pools)]
-        fit_basis(self.vae, torch.cat(pools).to(self.device).float() / 255)
+        if start is None:
+            pools = [clips.clips(_BASIS + number) for number in range(self.config.basis_pools)]
+            fit_basis(self.vae, torch.cat(pools).to(self.device).float() / 255)
+        else:
+            self.vae.load_state_dict(load_vae(start).state_dict())
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="render")
         self._pools: dict[int, Future[Tensor]] = {}
 

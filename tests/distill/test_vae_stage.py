@@ -63,3 +63,13 @@ def test_half_of_the_latents_noise_is_shared_by_the_positions_of_a_token():
     assert abs(inside - 0.5) < 0.05
     assert abs(across) < 0.05
     assert draw_latent_noise((1, 2, 4, 5, 3), torch.Generator()).shape == (1, 2, 4, 5, 3)
+
+
+def test_a_run_that_goes_on_keeps_the_latents(tmp_path: Path):
+    first = new_stage()
+    first.export(tmp_path)
+    second = VAEStage(Stripes(), VAEStageConfig(crop_px=32, crops=1), SIZES, seed=9, start=tmp_path)
+    video = Stripes().clips(5).float() / 255
+    expected = load_vae(tmp_path).encode(video)[0]
+    torch.testing.assert_close(second.vae.encode(video)[0], expected)
+    assert all(parameter.requires_grad for parameter in second.vae.decoder.parameters())
