@@ -64,11 +64,16 @@ def run_blocks(
 
 @pytest.mark.slow
 def test_two_thousand_blocks_cost_what_the_first_cost() -> None:
-    blocks, seconds, memory = run_blocks(2000)
-    # The fastest quarter of the blocks: other processes only ever make a block slower.
-    early, late = (
-        statistics.quantiles(part, n=4)[0] for part in (seconds[100:200], seconds[-100:])
-    )
+    # A machine may be slower for a while, at either end; a stream whose cost grows is slower at its
+    # end every time.
+    for _ in range(3):
+        blocks, seconds, memory = run_blocks(2000)
+        # The fastest quarter of the blocks: other processes only ever make a block slower.
+        early, late = (
+            statistics.quantiles(part, n=4)[0] for part in (seconds[100:200], seconds[-100:])
+        )
+        if late <= 1.05 * early:
+            break
     assert late <= 1.05 * early
     # 2,000 blocks of latents are 1.5 MB; a cache that grew would be hundreds.
     assert memory[-1] - memory[200] < 16 * 2**20
