@@ -190,12 +190,24 @@ def world(
 @click.option("--text", "text_path", type=PathType, help="[default: the configuration's]")
 @click.option("--minutes", type=float, default=60.0, show_default=True)
 @click.option("--clips", type=click.IntRange(1), default=6, show_default=True, help="Of a step.")
+@click.option(
+    "--beginnings",
+    type=PathType,
+    help="Folder made by `world --latents 3`.  [default: the first blocks of --shards]",
+)
+@click.option(
+    "--beginning-share",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of steps on beginnings alone.",
+)
 @click.option("--resampled", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Share of steps whose history the student makes itself.")  # fmt: skip
 @click.option("--guidance", type=click.FloatRange(1), default=1.0, show_default=True,
               help="Fold guidance in, of the weights that --start names.")  # fmt: skip
 @click.option("--start", type=PathType, help="Begin with the weights of an earlier export.")
-@click.option("--bf16", is_flag=True, help="Compute in bfloat16 (for a GPU).")
+@click.option("--bf16", is_flag=True, help="Compute in bfloat16.")
 @click.option("--muon-lr", type=float, default=0.02, show_default=True)
 @click.option("--adam-lr", type=float, default=2e-3, show_default=True)
 def student(
@@ -210,6 +222,8 @@ def student(
     text_path: Path | None,
     minutes: float,
     clips: int,
+    beginnings: Path | None,
+    beginning_share: float,
     resampled: float,
     guidance: float,
     start: Path | None,
@@ -234,11 +248,14 @@ def student(
         minutes=minutes,
         stage=StudentStageConfig(
             clips=clips,
+            beginnings=6 * clips,
+            beginning_share=beginning_share,
             resampled_share=resampled,
             guidance=guidance,
             muon_lr=muon_lr,
             adam_lr=adam_lr,
         ),
+        beginnings=beginnings,
         start=start,
         is_resumed=resume,
         threads=num_threads(),

@@ -1,14 +1,15 @@
 """Prompt-video pairs as shards: clean latents of rendered clips and the text that goes with them.
 
 A shard holds clips of a fixed length.  Some clips change their prompt on the way: the renderer
-morphs, and from `switch` on the second text holds.  Shards are made once and read whole.
+morphs, and from `switch` on the second text holds.  Some show how a world begins, some a piece from
+its middle.  Shards are made once and read whole.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -21,11 +22,13 @@ from streamer.errors import WeightsError
 from streamer.models.text import TextEncoder
 from streamer.models.tiny_vae import TinyVAE
 
-CLIPS_PER_SHARD = 32
+LATENTS_PER_SHARD = 288
 SWITCHED_SHARE = 0.35
 """Share of clips whose prompt changes on the way."""
+BEGINNING_SHARE = 0.5
+"""Share of clips that show their world from its first second."""
 LATEST_START_S = 60.0
-"""Clips begin at a random time of their world, up to here."""
+"""The others start at a random time of their world, up to here."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ class LatentClips:
 
     latents: [N, F, C, H, W], normalised.  text: [N, 2, K, E], before and after the change.
     switch: [N], the block from which the second text holds; 0 where nothing changes.
+    begins: bool [N], whether the first block is the first of its world.
     """
 
     latents: Tensor
     text: Tensor
     switch: Tensor
+    begins: Tensor
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -46,7 +51,22 @@ class LatentClips:
     def rows(self, indices: Tensor) -> LatentClips:
         """Some of the clips, as float32."""
         return LatentClips(
-            self.latents[indices].float(), self.text[indices].float(), self.switch[indices]
+            self.latents[indices].float(),
+            self.text[indices].float(),
+            self.switch[indices],
+            self.begins[indices],
+        )
+
+    def draw(self, count: int, generator: torch.Generator) -> LatentClips:
+        """Some clips by chance, as float32."""
+        return self.rows(torch.randint(len(self), (count,), generator=generator))
+
+    def beginnings(self, block: int) -> LatentClips:
+        """The first blocks, of `block` latent frames, of the clips that begin their world."""
+        rows = self.begins.nonzero()[:, 0]
+        told = self.text[rows][:, :1].expand(-1, 2, -1, -1)
+        return LatentClips(
+            self.latents[rows, :block], told, torch.zeros_like(self.switch[rows]), self.begins[rows]
         )
 
 
@@ -57,10 +77,12 @@ def render_pairs(
     frames_per_block: int,
     seed: int,
     held_out: bool = False,
-) -> tuple[Tensor, list[tuple[str, str]], Tensor]:
-    """Clips, their texts before and after, and the block of the change (0: none).
+) -> tuple[Tensor, list[tuple[str, str]], Tensor, Tensor]:
+    """Clips, their texts before and after, the block of the change (0: none), which are beginnings.
 
-    results: uint8 [B, T, 3, H, W]; B pairs of texts, equal where nothing changes; int64 [B].
+    Clips of one block are all beginnings.
+    results: uint8 [B, T, 3, H, W]; B pairs of texts, equal where nothing changes; int64 [B]; bool
+    [B].
     """
     chance = random.Random(seed)
     pairs = [sample_pair(chance, held_out) for _ in range(count)]
@@ -68,11 +90,14 @@ def render_pairs(
     num_blocks = num_frames // frames_per_block
     switch = torch.tensor(
         [
-            chance.randrange(1, num_blocks) if chance.random() < SWITCHED_SHARE else 0
+            chance.randrange(1, num_blocks)
+            if num_blocks > 1 and chance.random() < SWITCHED_SHARE
+            else 0
             for _ in range(count)
         ]
     )
-    starts = [chance.uniform(0, LATEST_START_S) for _ in range(count)]
+    begins = [num_blocks == 1 or chance.random() < BEGINNING_SHARE for _ in range(count)]
+    starts = [0.0 if begin else chance.uniform(0, LATEST_START_S) for begin in begins]
     block_s = frames_per_block / renderer.fps
     seeds = [chance.randrange(1 << 31) for _ in range(count)]
     changing = [i for i in range(count) if switch[i] > 0]
@@ -97,7 +122,7 @@ def render_pairs(
     texts = [
         (pairs[i][1].text, (later if switch[i] > 0 else pairs)[i][1].text) for i in range(count)
     ]
-    return frames, texts, switch
+    return frames, texts, switch, torch.tensor(begins)
 
 
 @torch.no_grad()
@@ -113,7 +138,7 @@ def make_clips(
 ) -> LatentClips:
     """Render pairs and encode both sides."""
     reduction = vae.config.temporal_reduction
-    frames, texts, switch = render_pairs(
+    frames, texts, switch, begins = render_pairs(
         renderer, count, num_latents * reduction, block * reduction, seed, held_out
     )
     device = vae.latent_mean.device
@@ -122,7 +147,10 @@ def make_clips(
     ]
     flat = encoder.encode([text for pair in texts for text in pair])
     return LatentClips(
-        torch.cat(latents).half(), flat.reshape(count, 2, *flat.shape[1:]).cpu().half(), switch
+        torch.cat(latents).half(),
+        flat.reshape(count, 2, *flat.shape[1:]).cpu().half(),
+        switch,
+        begins,
     )
 
 
@@ -138,7 +166,7 @@ def build_shards(
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Write shards of CLIPS_PER_SHARD clips; what is there already is kept, so it can be resumed.
+    """Write shards of LATENTS_PER_SHARD latent frames; shards that are there already are kept.
 
     The shard `held-out` holds combinations that training never sees.
     """
@@ -151,16 +179,14 @@ def build_shards(
                 renderer,
                 vae,
                 encoder,
-                CLIPS_PER_SHARD,
+                LATENTS_PER_SHARD // num_latents,
                 num_latents,
                 block,
                 seed=(seed << 32) + index,
                 held_out=index == 0,
             )
             partial = path.with_suffix(".partial")
-            save_file(
-                {"latents": clips.latents, "text": clips.text, "switch": clips.switch}, partial
-            )
+            save_file(dict(vars(clips)), partial)
             partial.rename(path)
         on_progress(index + 1)
 
@@ -172,5 +198,5 @@ def read_clips(folder: Path, held_out: bool = False) -> LatentClips:
         raise WeightsError(f"{folder}: no shards; make them with `streamer distill world`")
     parts = [load_file(path) for path in paths]
     return LatentClips(
-        *(torch.cat([p[key] for p in parts]) for key in ("latents", "text", "switch"))
+        *(torch.cat([part[field.name] for part in parts]) for field in fields(LatentClips))
     )

@@ -6,7 +6,12 @@ at the noise levels of the serving steps (Huang et al. 2025, arXiv:2506.08009, s
 the scheme).  Alone it drifts: it never saw its own mistakes.  So a share of the history is made by
 the student itself: true blocks are noised and denoised again, block after block through its own
 cache, and the target stays the true clip (self-resampling, Guo et al. 2025, arXiv:2512.15702).
-After a prompt change everything is seen under the new text, which is what `recache` does.
+After a prompt change everything is seen under the new text, which is what `recache` does.  In a
+share of the rest, tokens of the history are swapped for those of another clip: what a stream once
+got wrong must not be believed for ever.
+
+Only the first block takes a scene from nothing but its text, and a clip has one of it among many.
+So a share of the steps trains on beginnings alone, many at a time.
 
 A last run can fold guidance in: a frozen copy of the student is asked with and without the text,
 and what begins (a first block, or the block of a change) learns its guided flow, so that serving
@@ -18,7 +23,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -54,7 +59,10 @@ TRANSFORMER_FILE = "transformer.safetensors"
 class StudentStageConfig:
     """What a step is made of.
 
-    clips: per step.  step_share: share of blocks at the serving noise levels; the others anywhere.
+    clips: per step.  beginnings: per step of beginnings.  beginning_share: share of such steps.
+    step_share: share of blocks at the serving noise levels; the others anywhere.
+    swapped_share: share of clips, among those whose history is true, with tokens of another clip.
+    caption_dropout: share of beginnings that are told nothing.
     context_noise: greatest noise level mixed into the clean history, whose timestep stays 0.
     resampled_share: share of steps in which the student makes the history itself.
     guidance: how far the text is exaggerated where a scene begins; 1 learns from the data alone.
@@ -62,9 +70,13 @@ class StudentStageConfig:
     """
 
     clips: int = 6
+    beginnings: int = 36
+    beginning_share: float = 0.0
     step_share: float = 0.75
     context_noise: float = 0.15
     resampled_share: float = 0.0
+    swapped_share: float = 0.25
+    caption_dropout: float = 0.1
     guidance: float = 1.0
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
@@ -86,6 +98,7 @@ class StudentStage:
         examples: tuple[str, ...] = (),
         device: torch.device | str = "cpu",
         seed: int = 0,
+        beginnings: Path | None = None,
     ) -> None:
         self.config = config or StudentStageConfig()
         self.layout, self.steps = layout, steps
@@ -98,7 +111,10 @@ class StudentStage:
         self._shards = shards
         self._vae, self._encoder, self._examples = vae, encoder, examples
         self._clips = read_clips(shards)
+        self._beginnings = beginnings
+        self._first_blocks = self._read_beginnings()
         self._held_out = read_clips(shards, held_out=True)
+        self._nothing = encoder.encode([""]).to(self.device)
         self._guide: CausalWanTransformer | None = None
 
     def begin_guidance(self) -> None:
@@ -124,12 +140,19 @@ class StudentStage:
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Flow matching on some clips; see the module's docstring."""
         if step % self.config.reread_every == 0:
-            self._clips = read_clips(self._shards)
-        rows = torch.randint(len(self._clips), (self.config.clips,), generator=generator)
-        clips = self._clips.rows(rows)
+            with torch.autocast(self.device.type, enabled=False):  # it refuses to join float16
+                self._clips = read_clips(self._shards)
+                self._first_blocks = self._read_beginnings()
+        if bool(torch.rand((), generator=generator) < self.config.beginning_share):
+            clips = self._first_blocks.draw(self.config.beginnings, generator)
+            told = torch.rand(len(clips), 1, 1, 1, generator=generator)
+            is_told = told >= self.config.caption_dropout
+            clips = replace(clips, text=torch.where(is_told, clips.text, self._nothing.cpu()))
+            return self._flow_loss(clips, generator, False)
         is_resampled = bool(torch.rand((), generator=generator) < self.config.resampled_share)
-        loss, by_level = self._flow_loss(clips, generator, is_resampled)
-        return loss, by_level
+        return self._flow_loss(
+            self._clips.draw(self.config.clips, generator), generator, is_resampled
+        )
 
     @torch.no_grad()
     def sample_sheet(self, path: Path) -> dict[str, float]:
@@ -161,26 +184,28 @@ class StudentStage:
         num_blocks = frames // block
         chosen = torch.where(clips.switch > 0, 1, 0)
         text = clips.text[torch.arange(batch), chosen].to(self.device)
+        is_alone = num_blocks == 1
         sigma = self._draw_levels((batch, num_blocks), generator).repeat_interleave(block, 1)
         noise = torch.randn(clean.shape, generator=generator).to(self.device)
-        if is_resampled:
-            history = self._resample(clean, text, generator)
-        else:
-            level = torch.rand(batch, 1, generator=generator) * self.config.context_noise
-            extra = torch.randn(clean.shape, generator=generator).to(self.device)
-            history = add_noise(clean, extra, level.expand(batch, frames).to(self.device))
-        context = BlockCausalContext([block] * num_blocks, self.layout, teacher_forcing=True)
+        context = BlockCausalContext(
+            [block] * num_blocks, self.layout, teacher_forcing=not is_alone
+        )
         noisy = add_noise(clean, noise, sigma)
-        latents = torch.cat([history, noisy], 1)
-        told = torch.cat([torch.zeros_like(sigma), sigma * 1000], 1)
-        flow = self.student(latents, told, self.student.encode_text(text), context)[:, frames:]
-        # Blocks before a change do not belong to the text that the pass was told.
+        latents, told = noisy, sigma * 1000
+        if not is_alone:
+            history = self._history(clean, text, generator, is_resampled)
+            latents = torch.cat([history, noisy], 1)
+            told = torch.cat([torch.zeros_like(sigma), told], 1)
+        flow = self.student(latents, told, self.student.encode_text(text), context)[:, -frames:]
+        # Blocks before a change do not belong to the text that the pass was told, and a piece from
+        # the middle of a world does not show how one begins.
         first = torch.arange(num_blocks).repeat_interleave(block)
-        weight = (first >= clips.switch[:, None]).float().to(self.device)
+        teaches = (first >= clips.switch[:, None]) & ((first > 0) | clips.begins[:, None])
+        weight = teaches.float().to(self.device)
         target = noise - clean
         if self._guide is not None:
             begins = (first == clips.switch[:, None]).to(self.device)[:, :, None, None, None]
-            guided = self._guided(self._guide, latents, told, text, context)[:, frames:]
+            guided = self._guided(self._guide, latents, told, text, context)[:, -frames:]
             target = torch.where(begins, guided, target)
         loss = flow_matching_loss(flow, target, weight)
         with torch.no_grad():
@@ -196,6 +221,26 @@ class StudentStage:
             }
         return loss, {**numbers, "resampled": float(is_resampled)}
 
+    def _read_beginnings(self) -> LatentClips:
+        """The first blocks there are: those of their own shards, or those of clips."""
+        if self._beginnings is not None:
+            return read_clips(self._beginnings)
+        return self._clips.beginnings(self.layout.block)
+
+    def _history(
+        self, clean: Tensor, text: Tensor, generator: torch.Generator, is_resampled: bool
+    ) -> Tensor:
+        """What the noisy blocks of a step look back at, with mistakes of some kind."""
+        if is_resampled:
+            return self._resample(clean, text, generator)
+        batch, frames = clean.shape[:2]
+        level = torch.rand(batch, 1, generator=generator) * self.config.context_noise
+        extra = torch.randn(clean.shape, generator=generator).to(self.device)
+        history = add_noise(clean, extra, level.expand(batch, frames).to(self.device))
+        return swap_tokens(
+            history, self.config.swapped_share, self.student.config.patch[1:], generator
+        )
+
     @torch.no_grad()
     def _guided(
         self,
@@ -205,10 +250,9 @@ class StudentStage:
         text: Tensor,
         context: BlockCausalContext,
     ) -> Tensor:
-        nothing = self._encoder.encode([""]).to(self.device).expand_as(text)
         told, untold = (
             guide(latents, timestep, guide.encode_text(embeds), context)
-            for embeds in (text, nothing)
+            for embeds in (text, self._nothing.expand_as(text))
         )
         return guided_flow(told, untold, self.config.guidance)
 
@@ -273,11 +317,29 @@ class StudentStage:
         return block_noise(seed, index, draw, size, self.device)
 
 
+def swap_tokens(
+    latents: Tensor, share: float, patch: tuple[int, int], generator: torch.Generator
+) -> Tensor:
+    """Put tokens of the next clip into some clips, at the same places in every frame of a clip.
+
+    latents: [B, F, C, H, W].  share: of clips.  patch: height and width of a token.  Up to a tenth
+    of a clip's tokens are swapped.
+    """
+    batch, _, _, height, width = latents.shape
+    rows, columns = height // patch[0], width // patch[1]
+    is_swapped = torch.rand(batch, 1, 1, generator=generator) < share
+    how_many = 0.1 * torch.rand(batch, 1, 1, generator=generator)
+    places = (torch.rand(batch, rows, columns, generator=generator) < how_many) & is_swapped
+    mask = places.repeat_interleave(patch[0], 1).repeat_interleave(patch[1], 2)
+    return torch.where(mask[:, None, None].to(latents.device), latents.roll(1, 0), latents)
+
+
 @dataclass(frozen=True)
 class StudentOptions:
     """A run of `train_student`.
 
     config: the model to train, by name or file; its sizes, window and steps are used.
+    beginnings: a folder of shards of one block; None: the first blocks of the clips.
     start: an earlier export whose weights the run begins with; None: new weights.
     """
 
@@ -288,6 +350,7 @@ class StudentOptions:
     out: Path
     minutes: float
     stage: StudentStageConfig = StudentStageConfig()
+    beginnings: Path | None = None
     start: Path | None = None
     is_resumed: bool = False
     threads: int = 2
@@ -319,6 +382,7 @@ def train_student(options: StudentOptions) -> None:
         tuple(config.examples),
         options.device,
         options.seed,
+        options.beginnings,
     )
     if options.start is not None:
         load_weights(stage.student, [options.start / TRANSFORMER_FILE])

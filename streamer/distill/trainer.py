@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ from PIL import Image, ImageDraw
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from streamer.distill.optimizer import Muon
 from streamer.errors import WeightsError
@@ -160,7 +161,7 @@ class Trainer:
         total = 0.0
         numbers: dict[str, float] = {}
         for _ in range(self.config.accumulate):
-            with self._autocast():
+            with self._precision():
                 loss, numbers = self.stage.loss(self.step, generator)
             (loss / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
             total += loss.item() / self.config.accumulate
@@ -168,7 +169,8 @@ class Trainer:
             text = f"step {self.step}: the loss is {total}; lower the learning rate"
             raise FloatingPointError(text)
         norm = self._clip()
-        self.optimizer.step()
+        with self._precision():
+            self.optimizer.step()
         self._update_average()
         self.step += 1
         row = {"step": self.step, "elapsed_s": round(self.elapsed_s, 2), "lr_share": lr_share}
@@ -260,9 +262,16 @@ class Trainer:
             return warm * 0.5 * (1 + math.cos(math.pi * self.progress))
         return warm * min(1.0, (1 - self.progress) / max(self.config.cooldown, 1e-9))
 
-    def _autocast(self) -> torch.autocast:
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        """bfloat16 matrix products, if asked for."""
         device = self._optimized()[0].device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.is_bf16)
+        with ExitStack() as stack:
+            if self.config.is_bf16:
+                stack.enter_context(torch.autocast(device, torch.bfloat16))
+            if self.config.is_bf16 and device == "cpu":  # where the fused backward is the slow one
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            yield
 
     def _clip(self) -> float:
         limit = self.config.clip_norm or math.inf

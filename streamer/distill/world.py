@@ -4,7 +4,7 @@ A clip is a scene, a time of day, a weather, a subject and its motion.  Its seed
 else (camera, phases, places), and every quantity is a closed formula of absolute time: the same
 spec and seed show the same world whenever a clip starts.  A change of spec inside a clip is
 rendered as a morph: old scenery sinks, new scenery rises, light, weather and subject turn into
-the new ones.
+the new ones, and a new motion begins anew.
 
 Refuses to know words (captions.py) and models.  Lengths are in picture heights, colours in 0..1.
 """
@@ -74,20 +74,20 @@ class Shot:
     """What frames are rendered from; first axis N, the frames.
 
     old, new: [N, 5] class numbers before and after the change.  change: [N], 0 (old) to 1 (new).
-    t: [N] seconds.  fate: [N, _NUM_FATES] in 0..1, the clip's chance numbers.
+    t: [N] seconds.  since: [N] seconds since the change began.  fate: [N, _NUM_FATES] in 0..1, the
+    clip's chance numbers.
     """
 
     old: Tensor
     new: Tensor
     change: Tensor
     t: Tensor
+    since: Tensor
     fate: Tensor
 
-    def rows(self, which: slice) -> Shot:
+    def rows(self, which: slice | Tensor) -> Shot:
         """Some of the frames."""
-        return Shot(
-            self.old[which], self.new[which], self.change[which], self.t[which], self.fate[which]
-        )
+        return Shot(*(column[which] for column in vars(self).values()))
 
     def mix(self, table: Tensor, attribute: int) -> Tensor:
         """A table's entry for an attribute, between the old and the new class: [N, ...]."""
@@ -192,7 +192,8 @@ class Renderer:
             )
         t = torch.tensor(starts, dtype=torch.float64)[:, None]
         t = t + torch.arange(num_frames, dtype=torch.float64) / self.fps
-        ramp = ((t - torch.tensor(when, dtype=torch.float64)[:, None]) / morph_s).clamp(0, 1)
+        since = t - torch.tensor(when, dtype=torch.float64)[:, None]
+        ramp = (since / morph_s).clamp(0, 1)
         fates = [torch.rand(_NUM_FATES, generator=torch.Generator().manual_seed(s)) for s in seeds]
 
         def spread(rows: Tensor) -> Tensor:
@@ -203,6 +204,7 @@ class Renderer:
             spread(self._numbers(after)),
             (ramp * ramp * (3 - 2 * ramp)).flatten().float().to(self.device),
             t.flatten().float().to(self.device),
+            since.flatten().float().to(self.device),
             spread(torch.stack(fates)) if fates else torch.zeros(0, _NUM_FATES),
         )
         shape = (num * num_frames, 3, self.height, self.width)
@@ -239,10 +241,7 @@ class Renderer:
             leave = torch.where(moving, shot.change, torch.zeros_like(shot.change))
             self._lay(frames, shot, layer, settled, gain, bias, night, leave, is_leaving=True)
             if len(between):
-                part = Shot(
-                    shot.old[between], shot.new[between], shot.change[between], shot.t[between],
-                    shot.fate[between],
-                )  # fmt: skip
+                part = shot.rows(between)
                 some = frames[between]
                 self._lay(
                     some, part, layer, part.new[:, 0], gain[between], bias[between],
@@ -348,7 +347,9 @@ class Renderer:
         first = torch.where(old == absent, new, old)
         last = torch.where(new == absent, old, new)
         before = self.stage.pose(first, shot.old[:, 4], shot.t, fate, aspect)
-        after = self.stage.pose(last, shot.new[:, 4], shot.t, fate, aspect)
+        goes_on = (first == last) & (shot.old[:, 4] == shot.new[:, 4])
+        t = torch.where(goes_on, shot.t, shot.since)
+        after = self.stage.pose(last, shot.new[:, 4], t, fate, aspect)
         pose = before.towards(after, shot.change)
         same = old == new
         leaving = torch.where(same, torch.ones_like(shot.change), 1 - shot.change)

@@ -7,7 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from streamer.distill.data import build_shards, read_clips, render_pairs
-from streamer.distill.student_stage import TRANSFORMER_FILE, StudentStage, StudentStageConfig
+from streamer.distill.student_stage import (
+    TRANSFORMER_FILE,
+    StudentStage,
+    StudentStageConfig,
+    swap_tokens,
+)
 from streamer.distill.trainer import Trainer, TrainerConfig
 from streamer.distill.world import Renderer
 from streamer.errors import WeightsError
@@ -58,6 +63,7 @@ def write_clips(folder: Path) -> Path:
                 "latents": torch.randn(4, 9, 4, 4, 4, generator=generator).half(),
                 "text": torch.randn(4, 2, 3, 6, generator=generator).half(),
                 "switch": torch.tensor([0, 0, 1, 2]),
+                "begins": torch.tensor([True, False, True, True]),
             },
             folder / f"{name}.safetensors",
         )
@@ -107,6 +113,42 @@ def test_blocks_before_a_change_of_prompt_teach_nothing(tmp_path: Path):
     assert first == second
 
 
+def test_the_first_block_of_a_piece_from_the_middle_teaches_nothing(tmp_path: Path):
+    stage = new_stage(write_clips(tmp_path))
+    clips = read_clips(tmp_path).rows(torch.tensor([1]))
+    assert not clips.begins.item()
+    _, numbers = stage._flow_loss(clips, torch.Generator().manual_seed(0), False)
+    assert numbers["x0_start"] == 0
+
+
+def test_a_step_of_beginnings_trains_first_blocks_and_their_first_text(tmp_path: Path):
+    stage = new_stage(write_clips(tmp_path), beginning_share=1.0, beginnings=8, adam_lr=0.01)
+    assert stage._first_blocks.latents.shape == (3, 3, 4, 4, 4)
+    assert stage._first_blocks.text[1, 1].equal(read_clips(tmp_path).text[2, 0])
+    trainer = Trainer(stage, TrainerConfig(out=tmp_path / "run", max_steps=60, warmup_steps=2))
+    losses = [trainer.train_step()["loss"] for _ in range(50)]
+    assert sum(losses[-8:]) / 8 < 0.9 * sum(losses[:4]) / 4
+
+
+def test_clips_of_one_block_are_beginnings():
+    *_, switch, begins = render_pairs(Renderer(height=64, width=64), 8, 12, 12, seed=5)
+    assert begins.all()
+    assert not switch.any()
+
+
+def test_swapped_tokens_stay_at_their_place_through_a_clip():
+    latents = torch.arange(4.0)[:, None, None, None, None].expand(4, 3, 2, 20, 20).clone()
+    generator = torch.Generator().manual_seed(0)
+    assert swap_tokens(latents, 0.0, (2, 2), generator).equal(latents)
+    swapped = swap_tokens(latents, 1.0, (2, 2), generator)
+    changed = swapped != latents
+    assert 0 < changed.float().mean() < 0.1
+    assert changed.equal(changed[:, :1, :1].expand_as(changed))
+    corner = changed[..., ::2, ::2]
+    assert corner.repeat_interleave(2, -1).repeat_interleave(2, -2).equal(changed)
+    assert swapped[changed].equal(latents.roll(1, 0)[changed])
+
+
 def test_the_export_is_what_a_server_loads(tmp_path: Path):
     stage = new_stage(write_clips(tmp_path))
     stage.export(tmp_path / "export")
@@ -147,11 +189,12 @@ def test_shards_are_built_once_and_resumed(tmp_path: Path):
 
 def test_pairs_are_the_same_for_the_same_seed_and_change_only_where_said():
     renderer = Renderer(height=64, width=64)
-    frames, texts, switch = render_pairs(renderer, 6, 24, 12, seed=5)
-    again, same_texts, same_switch = render_pairs(renderer, 6, 24, 12, seed=5)
+    frames, texts, switch, begins = render_pairs(renderer, 6, 24, 12, seed=5)
+    again, same_texts, same_switch, same_begins = render_pairs(renderer, 6, 24, 12, seed=5)
     assert frames.equal(again)
     assert texts == same_texts
     assert switch.equal(same_switch)
+    assert begins.equal(same_begins)
     assert set(switch.tolist()) <= {0, 1}
     assert all(a == b for (a, b), at in zip(texts, switch, strict=True) if at == 0)
 
