@@ -1,9 +1,10 @@
 """Compile the Triton kernels ahead of time and read what the compiler made of them; no GPU needed.
 
-    python -m streamer_kernels.check [--all]
+    python -m streamer_kernels.check [--all] [--only NAME]
 
 The interpreter checks the arithmetic but knows no registers and no shared memory.  This checks the
-rest: a kernel that spills, does not fit the shared memory or misses the tensor cores fails.
+rest: a kernel that spills, does not fit the shared memory or lacks the instructions that it is
+claimed to use fails.
 """
 
 from __future__ import annotations
@@ -12,68 +13,67 @@ import argparse
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 import triton
 import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from streamer_kernels.attend_triton import (
-    IS_INTERPRETED,
-    OPERANDS,
-    TILES,
-    Tile,
-    attend_kernel,
-    pick_tile,
-)
+from streamer_kernels.check_cases import TYPE_NAMES, Case, cases
+from streamer_kernels.launch import IS_INTERPRETED
 
-POINTERS = ("Q", "Q_sink", "K", "V", "Out")
-LENGTHS = ("num_heads", "num_queries", "num_valid", "num_sink")
-TYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-COUNTED = ("HGMMA", "HMMA", "FFMA", "LDGSTS", "LDG", "LDL", "STL", "MUFU.EX2")
+COUNTED = (
+    "HGMMA",
+    "HMMA",
+    "FFMA",
+    "UTMALDG",
+    "USETMAXREG",
+    "LDGSTS",
+    "LDG.E.128",
+    "LDG",
+    "STG",
+    "LDL",
+    "STL",
+    "MUFU.EX2",
+)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of device: what a program may use of it, and its instruction for 16-bit products."""
+    """A kind of device: what a program may use of it."""
 
     capability: int
     shared_bytes: int
-    tensor_instruction: str
 
 
 # Shared memory of one block: CUDA C++ Programming Guide, "Technical Specifications per Compute
 # Capability".
-TARGETS = (Target(80, 163 * 1024, "HMMA"), Target(90, 227 * 1024, "HGMMA"))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One variant of the kernel: head width, element type and tile."""
-
-    head_width: int
-    dtype: torch.dtype
-    tile: Tile
+TARGETS = (Target(80, 163 * 1024), Target(90, 227 * 1024))
 
 
 @dataclass(frozen=True)
 class Compiled:
     """What the compiler made: per thread registers, per thread spilled and per block shared bytes.
 
+    num_warps: warps of a program, those with roles of their own included.
     instructions: how often each of `COUNTED` occurs in the machine code.
     """
 
     registers: int
     spilled_bytes: int
     shared_bytes: int
+    num_warps: int
     instructions: dict[str, int] = field(default_factory=dict)
 
 
-def find_faults(compiled: Compiled, target: Target, dtype: torch.dtype) -> list[str]:
-    """Why a compiled kernel must not be shipped; empty when it may."""
+def find_faults(compiled: Compiled, target: Target, wanted: Iterable[str]) -> list[str]:
+    """Why a compiled kernel must not be shipped; empty when it may.
+
+    wanted: instructions that must occur.
+    """
     faults = []
     if compiled.spilled_bytes > 0:
         faults.append(f"spills {compiled.spilled_bytes} bytes a thread")
@@ -82,49 +82,37 @@ def find_faults(compiled: Compiled, target: Target, dtype: torch.dtype) -> list[
             f"needs {compiled.shared_bytes} bytes of shared memory, sm_{target.capability} has "
             f"{target.shared_bytes}"
         )
-    if dtype.itemsize == 2 and not compiled.instructions.get(target.tensor_instruction):
-        faults.append(f"has no {target.tensor_instruction}: the tensor cores are idle")
+    faults += [
+        f"has no {name}, which it is claimed to use"
+        for name in wanted
+        if not compiled.instructions.get(name)
+    ]
     return faults
 
 
-def compile_attend(case: Case, target: Target) -> Compiled:
+def compile_case(case: Case, target: Target) -> Compiled:
     """Compile one variant for one kind of device.
 
     Raises RuntimeError when TRITON_INTERPRET was set, and what the compiler raises.
     """
     if IS_INTERPRETED:
         raise RuntimeError("an interpreted kernel cannot be compiled; unset TRITON_INTERPRET")
-    tile = case.tile
-    constants = {
-        "D": case.head_width,
-        "WIDTH": case.head_width,
-        "QUERIES": tile.queries,
-        "KEYS": tile.keys,
-        "STAGES": tile.num_stages,
-        "OPERAND": OPERANDS[case.dtype],
-    }
-    names = attend_kernel.arg_names
-    kinds = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
-    kinds |= dict.fromkeys(POINTERS, f"*{TYPE_NAMES[case.dtype]}") | {"scale": "fp32"}
-    # A launch finds out by itself that pointers and strides are multiples of 16; without saying so
-    # here, loads would be narrow and synchronous and the numbers would mean nothing.
-    aligned = [i for i, name in enumerate(names) if _is_aligned(name, kinds[name])]
     source = ASTSource(
-        fn=attend_kernel,
-        signature=kinds,
-        constexprs=constants,
-        attrs={(i,): [["tt.divisibility", 16]] for i in aligned},
+        fn=case.kernel,
+        signature=case.signature(),
+        constexprs=dict(case.constants),
+        attrs={(index,): [["tt.divisibility", 16]] for index in case.aligned()},
     )
-    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": True}
+    options = {
+        "num_warps": case.num_warps,
+        "num_stages": case.num_stages,
+        "enable_fp_fusion": True,
+    }
     kernel = triton.compile(source, GPUTarget("cuda", target.capability, 32), options)
-    return _read_binary(kernel.asm["cubin"], kernel.metadata.shared)
+    return _read_binary(kernel.asm["cubin"], kernel.metadata.shared, kernel.metadata.num_warps)
 
 
-def _is_aligned(name: str, kind: str) -> bool:
-    return kind.startswith("*") or (kind == "i32" and name not in LENGTHS)
-
-
-def _read_binary(binary: bytes, shared_bytes: int) -> Compiled:
+def _read_binary(binary: bytes, shared_bytes: int, num_warps: int) -> Compiled:
     tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
@@ -139,33 +127,33 @@ def _read_binary(binary: bytes, shared_bytes: int) -> Compiled:
         raise RuntimeError(f"cuobjdump told no registers: {usage.strip()!r}")
     registers, stack, local = (int(number) for number in found.groups())
     counts = {name: len(re.findall(rf"\b{re.escape(name)}\b", code)) for name in COUNTED}
-    return Compiled(registers, max(stack, local), shared_bytes, counts)
+    return Compiled(registers, max(stack, local), shared_bytes, num_warps, counts)
 
 
-def _cases(is_complete: bool) -> list[Case]:
-    if not is_complete:
-        return [Case(128, torch.bfloat16, pick_tile(2, 128))]
-    kinds = {2: torch.bfloat16, 4: torch.float32}
-    return [Case(width, kinds[size], tile) for (size, width), tile in TILES.items()]
-
-
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print one line for each variant and device; 1 when one of them has a fault."""
     parser = argparse.ArgumentParser(prog="streamer_kernels.check", description=__doc__)
-    parser.add_argument("--all", action="store_true", help="every row of the table of tiles")
+    parser.add_argument("--all", action="store_true", help="every row of the tables of tiles")
+    parser.add_argument("--only", default="", help="variants whose name begins so")
+    options = parser.parse_args(arguments)
+    chosen = [case for case in cases(options.all) if case.name.startswith(options.only)]
+    if not chosen:
+        parser.error(f"no variant begins with {options.only!r}")
     is_faulty = False
-    for case in _cases(parser.parse_args().all):
+    for case in chosen:
         for target in TARGETS:
-            compiled = compile_attend(case, target)
+            if target.capability not in case.targets:
+                continue
+            compiled = compile_case(case, target)
             counts = " ".join(f"{name}={n}" for name, n in compiled.instructions.items() if n)
             print(
-                f"attend {TYPE_NAMES[case.dtype]} D={case.head_width} sm_{target.capability} "
-                f"tile={case.tile.queries}x{case.tile.keys} warps={case.tile.num_warps} "
-                f"stages={case.tile.num_stages}: registers={compiled.registers} "
-                f"spilled_bytes={compiled.spilled_bytes} shared_bytes={compiled.shared_bytes} "
-                f"{counts}"
+                f"{case.name} {TYPE_NAMES[case.dtype]} sm_{target.capability} "
+                f"warps={compiled.num_warps} stages={case.num_stages}: "
+                f"registers={compiled.registers} spilled_bytes={compiled.spilled_bytes} "
+                f"shared_bytes={compiled.shared_bytes} {counts}",
+                flush=True,
             )
-            for fault in find_faults(compiled, target, case.dtype):
+            for fault in find_faults(compiled, target, case.wanted.get(target.capability, ())):
                 is_faulty = True
                 print(f"  FAULT: {fault}")
     return int(is_faulty)

@@ -1,10 +1,9 @@
-"""qk_norm_rope: RMS norm of queries and keys over the full width, then rotary positions.
-
-Contract and reference.
+"""qk_norm_rope: RMS norm of queries and keys over the full width, then rotary positions, and the
+way into the ring.  Contract and reference.
 
 A rotary table is [N, D/2, 2]: for every token and channel pair the cosine and the sine of its
-    angle.  Pair i is made
-of channels 2i and 2i+1 (interleaved, as Wan2.1 does).  A table with N = 1 turns all tokens alike.
+angle.  Pair i is made of channels 2i and 2i+1 (interleaved, as Wan2.1 does).  A table with N = 1
+turns all tokens alike.
 """
 
 from __future__ import annotations
@@ -42,3 +41,30 @@ def qk_norm_rope(
     q = torch.unflatten(F.rms_norm(q, (width,), q_weight, eps), -1, heads)
     k = torch.unflatten(F.rms_norm(k, (width,), k_weight, eps), -1, heads)
     return rotate(q, table), rotate(k, table)
+
+
+def qk_norm_rope_write(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    table: Tensor,
+    eps: float,
+    ring_k: Tensor,
+    ring_v: Tensor,
+    slots: Tensor,
+    sink_table: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`qk_norm_rope`, with keys and values written into their slots of a ring.
+
+    q, k, v: [B, N, E].  q_weight, k_weight, table, eps: as in `qk_norm_rope`.
+    ring_k, ring_v: [B, S, A, D], written in place.  slots: int64 [N], distinct, on the device.
+    sink_table: [1, D/2, 2], turns the queries a second time, for the sinks.
+    results: the queries and the queries for sinks, [B, N, A, D]; both are one tensor without a
+        sink_table.
+    """
+    queries, keys = qk_norm_rope(q, k, q_weight, k_weight, table, eps)
+    ring_k.index_copy_(1, slots, keys)
+    ring_v.index_copy_(1, slots, v.view_as(keys))
+    return queries, queries if sink_table is None else rotate(queries, sink_table)

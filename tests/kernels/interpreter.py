@@ -6,26 +6,54 @@ same process.
 
 from __future__ import annotations
 
+import importlib
+import io
 import multiprocessing
 import os
-import pickle
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any
 
 import torch
-from streamer_kernels import load_ops
+from streamer_kernels import Ops, load_ops
 from torch import Tensor
 
 
-class InterpretedAttend:
-    """`load_ops("triton").attend` with the interpreter behind it; counts how often it ran."""
+@dataclass
+class Interpreter:
+    """Calls functions of `streamer_kernels` with the interpreter behind them."""
 
-    def __init__(self, process: ProcessPoolExecutor) -> None:
-        self._process = process
-        self.num_calls = 0
+    process: ProcessPoolExecutor
+    num_calls: int = field(default=0)
 
-    def __call__(
+    def call(self, target: str, *args: Any, **kwargs: Any) -> Any:
+        """`module.function` of the package, called in the other process.
+
+        Tensors that it writes are written here, too.
+        """
+        self.num_calls += 1
+        # Packed here, because multiprocessing would move tensors through shared memory.
+        answer = self.process.submit(_call, _pack((target, args, kwargs))).result()
+        result, left_args, left_kwargs = _unpack(answer)
+        given, left = (*args, *kwargs.values()), (*left_args, *left_kwargs.values())
+        for here, there in zip(given, left, strict=True):
+            if isinstance(here, Tensor):
+                here.copy_(there)
+        return result
+
+    def ops(self) -> Ops:
+        """Every operation of the Triton backend."""
+        targets = {}
+        for name in (each.name for each in fields(Ops)):
+            operation = getattr(load_ops("triton"), name)
+            module = operation.__module__.removeprefix("streamer_kernels.")
+            targets[name] = partial(self.call, f"{module}.{operation.__name__}")
+        return Ops(**targets)
+
+    def attend(
         self,
         q: Tensor,
         k: Tensor,
@@ -34,20 +62,18 @@ class InterpretedAttend:
         q_sink: Tensor | None = None,
         num_sink: int = 0,
     ) -> Tensor:
-        self.num_calls += 1
-        # Pickled here, because multiprocessing would move tensors through shared memory.
-        request = pickle.dumps((q, k, v, num_valid, q_sink, num_sink))
-        out = pickle.loads(self._process.submit(_attend, request).result())
+        """The Triton attend."""
+        out = self.call("attend_triton.attend", q, k, v, num_valid, q_sink, num_sink)
         assert isinstance(out, Tensor)
         return out
 
 
 @contextmanager
-def start_interpreter() -> Iterator[InterpretedAttend]:
+def start_interpreter() -> Iterator[Interpreter]:
     """The interpreter, as long as its process lives."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=_prepare) as process:
-        yield InterpretedAttend(process)
+        yield Interpreter(process)
 
 
 def _prepare() -> None:
@@ -55,6 +81,20 @@ def _prepare() -> None:
     torch.set_num_threads(1)
 
 
-def _attend(request: bytes) -> bytes:
+def _call(request: bytes) -> bytes:
+    target, args, kwargs = _unpack(request)
+    module, name = target.rsplit(".", 1)
+    function = getattr(importlib.import_module(f"streamer_kernels.{module}"), name)
     with torch.no_grad():
-        return pickle.dumps(load_ops("triton").attend(*pickle.loads(request)))
+        return _pack((function(*args, **kwargs), args, kwargs))
+
+
+def _pack(value: Any) -> bytes:
+    """Pickled by torch, which knows eight-bit floats."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def _unpack(packed: bytes) -> Any:
+    return torch.load(io.BytesIO(packed), weights_only=False)

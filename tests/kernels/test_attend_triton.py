@@ -1,38 +1,26 @@
-"""The Triton attend against the reference, in the interpreter; and what its compiler says."""
+"""The Triton attend against the reference, in the interpreter."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from dataclasses import fields
 
 import pytest
 import torch
-from streamer_kernels import Ops, check, load_ops
+from streamer_kernels import Ops, load_ops
 from streamer_kernels.attend import attend
 from streamer_kernels.attend_triton import padded_width, pick_tile
-from streamer_kernels.check import TARGETS, Compiled, find_faults
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
 from streamer.models.context import RollingContext
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
-from tests.kernels.interpreter import InterpretedAttend, start_interpreter
+from tests.kernels.interpreter import Interpreter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton is made for Linux only")
 
 # Another order of the same float32 sums over at most 80 slots.
 ROUNDING = 5e-6
-
-
-@pytest.fixture(scope="module")
-def interpreted() -> Iterator[InterpretedAttend]:
-    with start_interpreter() as attend_interpreted:
-        yield attend_interpreted
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -59,7 +47,7 @@ def assert_equal(out: Tensor, expected: Tensor, atol: float = ROUNDING) -> None:
     [(37, 75, 41), (33, 75, 75), (32, 64, 64), (5, 64, 32), (1, 3, 1)],
 )
 def test_reads_exactly_the_valid_slots(
-    interpreted: InterpretedAttend,
+    interpreter: Interpreter,
     num_tokens: int,
     num_slots: int,
     num_valid: int,
@@ -68,7 +56,7 @@ def test_reads_exactly_the_valid_slots(
     q, _, k, v = draw_case(num_tokens, num_slots, head_width)
     expected = attend(q, k, v, num_valid)
     k[:, num_valid:], v[:, num_valid:] = torch.nan, torch.nan
-    assert_equal(interpreted(q, k, v, num_valid), expected)
+    assert_equal(interpreter.attend(q, k, v, num_valid), expected)
 
 
 # Sinks inside the first tile, on its edge and past it; a window that ends with the sinks.
@@ -78,7 +66,7 @@ def test_reads_exactly_the_valid_slots(
     [(7, 70, 5), (33, 66, 32), (7, 75, 35), (5, 40, 40), (9, 33, 1)],
 )
 def test_scores_sinks_with_their_own_query(
-    interpreted: InterpretedAttend,
+    interpreter: Interpreter,
     num_tokens: int,
     num_valid: int,
     num_sink: int,
@@ -87,50 +75,50 @@ def test_scores_sinks_with_their_own_query(
     q, q_sink, k, v = draw_case(num_tokens, 75, head_width)
     expected = attend(q, k, v, num_valid, q_sink, num_sink)
     k[:, num_valid:], v[:, num_valid:] = torch.nan, torch.nan
-    assert_equal(interpreted(q, k, v, num_valid, q_sink, num_sink), expected)
+    assert_equal(interpreter.attend(q, k, v, num_valid, q_sink, num_sink), expected)
 
 
-def test_a_sink_query_without_sinks_changes_nothing(interpreted: InterpretedAttend) -> None:
+def test_a_sink_query_without_sinks_changes_nothing(interpreter: Interpreter) -> None:
     q, q_sink, k, v = draw_case(5, 40, 32)
-    assert_equal(interpreted(q, k, v, 40, q_sink * torch.nan, 0), attend(q, k, v, 40))
+    assert_equal(interpreter.attend(q, k, v, 40, q_sink * torch.nan, 0), attend(q, k, v, 40))
 
 
-def test_sinks_without_a_query_of_their_own_use_the_query(interpreted: InterpretedAttend) -> None:
+def test_sinks_without_a_query_of_their_own_use_the_query(interpreter: Interpreter) -> None:
     q, _, k, v = draw_case(5, 40, 32)
-    assert_equal(interpreted(q, k, v, 40, None, 6), attend(q, k, v, 40))
+    assert_equal(interpreter.attend(q, k, v, 40, None, 6), attend(q, k, v, 40))
 
 
 @pytest.mark.parametrize("head_width", [6, 24])
-def test_pads_heads_that_are_no_power_of_two(
-    interpreted: InterpretedAttend, head_width: int
-) -> None:
+def test_pads_heads_that_are_no_power_of_two(interpreter: Interpreter, head_width: int) -> None:
     q, q_sink, k, v = draw_case(5, 75, head_width)
     expected = attend(q, k, v, 70, q_sink, 9)
-    assert_equal(interpreted(q, k, v, 70, q_sink, 9), expected)
+    assert_equal(interpreter.attend(q, k, v, 70, q_sink, 9), expected)
 
 
-def test_reads_slices_of_packed_and_transposed_tensors(interpreted: InterpretedAttend) -> None:
+def test_reads_slices_of_packed_and_transposed_tensors(interpreter: Interpreter) -> None:
     q, q_sink, v = draw(2, 5, 3, 2, 32, seed=1).unbind(2)
     k = draw(2, 2, 40, 32, seed=2).transpose(1, 2)
     v = torch.cat([v] * 9, dim=1)[:, 2:42]
     assert not any(tensor.is_contiguous() for tensor in (q, k, v))
-    assert_equal(interpreted(q, k, v, 39, q_sink, 7), attend(q, k, v, 39, q_sink, 7))
+    assert_equal(interpreter.attend(q, k, v, 39, q_sink, 7), attend(q, k, v, 39, q_sink, 7))
 
 
-def test_large_scores_do_not_overflow(interpreted: InterpretedAttend) -> None:
+def test_large_scores_do_not_overflow(interpreter: Interpreter) -> None:
     q, q_sink, k, v = draw_case(5, 70, 32)
     q, q_sink = 100 * q, 100 * q_sink
     # Scores near 1000 carry an error of 1e-4, which the exponential keeps.
-    assert_equal(interpreted(q, k, v, 70, q_sink, 9), attend(q, k, v, 70, q_sink, 9), atol=1e-3)
+    assert_equal(
+        interpreter.attend(q, k, v, 70, q_sink, 9), attend(q, k, v, 70, q_sink, 9), atol=1e-3
+    )
 
 
 # One unit in the last place of results below 2: bfloat16 is truncated by the interpreter.
 @pytest.mark.parametrize(("dtype", "ulp"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
 def test_sixteen_bit_inputs_are_summed_in_float32(
-    interpreted: InterpretedAttend, dtype: torch.dtype, ulp: float
+    interpreter: Interpreter, dtype: torch.dtype, ulp: float
 ) -> None:
     q, q_sink, k, v = (tensor.to(dtype) for tensor in draw_case(5, 70, 32))
-    out = interpreted(q, k, v, 70, q_sink, 9)
+    out = interpreter.attend(q, k, v, 70, q_sink, 9)
     assert out.dtype == dtype
     exact = attend(q.float(), k.float(), v.float(), 70, q_sink.float(), 9)
     assert_equal(out.float(), exact, atol=ulp)
@@ -151,12 +139,12 @@ def test_sixteen_bit_inputs_are_summed_in_float32(
     ],
 )
 def test_refuses_what_it_cannot_read(
-    interpreted: InterpretedAttend, change: dict[str, Tensor | int], message: str
+    interpreter: Interpreter, change: dict[str, Tensor | int], message: str
 ) -> None:
     q, q_sink, k, v = draw_case(5, 40, 32)
     arguments = {"q": q, "k": k, "v": v, "num_valid": 30, "q_sink": q_sink, "num_sink": 3} | change
     with pytest.raises(ValueError, match=message):
-        interpreted(**arguments)  # type: ignore[arg-type]
+        interpreter.attend(**arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["q", "k", "v", "q_sink"])
@@ -173,17 +161,17 @@ def test_refuses_a_processor_without_the_interpreter() -> None:
         load_ops("triton").attend(q, k, v, 3)
 
 
-def test_refuses_a_sample_that_32_bit_offsets_do_not_span(interpreted: InterpretedAttend) -> None:
+def test_refuses_a_sample_that_32_bit_offsets_do_not_span(interpreter: Interpreter) -> None:
     q, _, k, v = (tensor.to("meta") for tensor in draw_case(1, 3, 16, batch=1))
     far = torch.empty_strided(k.shape, (0, 2**30, 16, 1), device="meta")
     with pytest.raises(ValueError, match="k spans 2147483679 elements in a sample"):
-        interpreted(q, far, v, 3)
+        interpreter.attend(q, far, v, 3)
 
 
-def test_the_triton_operations_are_the_references_besides_attend() -> None:
-    triton_ops, torch_ops = load_ops("triton"), load_ops("torch")
-    assert triton_ops.attend.__module__ == "streamer_kernels.attend_triton"
-    assert replace(triton_ops, attend=torch_ops.attend) == torch_ops
+def test_every_operation_has_a_kernel_of_its_own() -> None:
+    triton_ops = load_ops("triton")
+    for field in fields(Ops):
+        assert getattr(triton_ops, field.name).__module__.endswith("_triton"), field.name
 
 
 CONFIG = TransformerConfig(
@@ -200,7 +188,7 @@ CONFIG = TransformerConfig(
 
 
 def stream_blocks(ops: Ops) -> Tensor:
-    """Five blocks of one frame through a ring of three with one sink: it wraps and sinks move."""
+    """Four blocks of one frame through a ring of three with one sink: it wraps and sinks move."""
     torch.manual_seed(0)
     network = CausalWanTransformer(CONFIG, ops=ops).requires_grad_(False)
     # A new network ends in zeros, which would hide everything.
@@ -210,60 +198,23 @@ def stream_blocks(ops: Ops) -> Tensor:
     layout = RingLayout(3, 1, block=1)
     context = RollingContext(CONFIG.cache_shape(4, 6, batch=1), layout, ops=ops)
     flows = []
-    for latents in torch.split(draw(1, 5, 4, 4, 6, seed=6), 1, dim=1):
+    for latents in torch.split(draw(1, 4, 4, 4, 6, seed=6), 1, dim=1):
         context.begin()
         flows.append(network(latents, torch.full((1, 1), 500.0), prompt, context))
         context.commit()
     return torch.cat(flows, dim=1)
 
 
-def test_a_streaming_transformer_gives_the_same_blocks(interpreted: InterpretedAttend) -> None:
-    num_calls = interpreted.num_calls
-    out = stream_blocks(replace(load_ops("triton"), attend=interpreted))
-    assert interpreted.num_calls - num_calls >= 5 * CONFIG.num_layers
+def test_a_streaming_transformer_gives_the_same_blocks(interpreter: Interpreter) -> None:
+    num_calls = interpreter.num_calls
+    out = stream_blocks(interpreter.ops())
+    assert interpreter.num_calls - num_calls >= 4 * CONFIG.num_layers
     expected = stream_blocks(load_ops("torch"))
     assert expected.std() > 0.1
     # Two layers of float32 rounding.
     assert_equal(out, expected, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_the_kernel_compiles_for_devices_that_are_not_here() -> None:
-    kernels = Path(__file__).parents[2] / "kernels"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "streamer_kernels.check"],
-        env={**os.environ, "PYTHONPATH": str(kernels)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    ampere, hopper = done.stdout.splitlines()
-    assert "sm_80" in ampere
-    assert "HMMA=" in ampere
-    assert "sm_90" in hopper
-    assert "HGMMA=" in hopper
-
-
-def test_the_check_refuses_an_interpreted_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "IS_INTERPRETED", True)
-    with pytest.raises(RuntimeError, match="unset TRITON_INTERPRET"):
-        check.compile_attend(check.Case(16, torch.float32, pick_tile(4, 16)), TARGETS[1])
-
-
 def test_heads_wider_than_every_tile_are_refused() -> None:
     with pytest.raises(ValueError, match="heads are 256 wide, the largest tile is for 128"):
         pick_tile(2, padded_width(129))
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        ({"spilled_bytes": 8}, "spills 8 bytes a thread"),
-        ({"shared_bytes": 232449}, "needs 232449 bytes of shared memory, sm_90 has 232448"),
-        ({"instructions": {"HMMA": 9}}, "has no HGMMA: the tensor cores are idle"),
-    ],
-)
-def test_the_check_finds_what_must_not_be_shipped(change: dict[str, Any], fault: str) -> None:
-    hopper = TARGETS[1]
-    good = Compiled(168, 0, hopper.shared_bytes, {"HGMMA": 48})
-    assert find_faults(good, hopper, torch.bfloat16) == []
-    assert find_faults(replace(good, **change), hopper, torch.bfloat16) == [fault]

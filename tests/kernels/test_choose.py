@@ -1,0 +1,248 @@
+"""The choice of backends: the fastest right one, faults by name, a file that is checked again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from streamer_kernels import Ops, load_ops
+from streamer_kernels.attend_library import processor_flash
+from streamer_kernels.choose import (
+    Candidate,
+    Choice,
+    attention_checks,
+    candidates_at_hand,
+    choose_ops,
+    row_checks,
+    row_error,
+)
+from streamer_kernels.memory import Memory, default_path
+from streamer_kernels.workload import Shape
+from torch import Tensor
+
+SHAPE = Shape(
+    num_heads=2,
+    head_width=16,
+    ffn_width=48,
+    num_frames=3,
+    num_queries=30,
+    num_valid=240,
+    num_sink=24,
+    picture=(1, 4, 8),
+)
+CPU = torch.device("cpu")
+ATTENTION = ("attend", "attend_views")
+LIBRARY = processor_flash()
+
+
+def reference() -> Candidate:
+    ops = load_ops("torch")
+    return Candidate("torch", lambda: {each.name: getattr(ops, each.name) for each in fields(Ops)})
+
+
+def attention(name: str, attend: Callable[..., Tensor]) -> Candidate:
+    views = LIBRARY.attend_views
+    return Candidate(name, lambda: {"attend": attend, "attend_views": views})
+
+
+class Clock:
+    """A timer that says what it is told to, by how often it was asked."""
+
+    def __init__(self, *times: float) -> None:
+        self.times, self.asked = list(times), 0
+
+    def __call__(self, call: Callable[[], object]) -> float:
+        call()
+        self.asked += 1
+        return self.times.pop(0) if self.times else 1.0
+
+
+def decide(
+    candidates: list[Candidate],
+    *times: float,
+    path: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Ops, Choice, Clock]:
+    clock = Clock(*times)
+    ops, choices = choose_ops(
+        SHAPE, CPU, dtype=dtype, candidates=candidates, timer=clock, path=path
+    )
+    return ops, choices[0], clock
+
+
+def test_the_fastest_right_backend_serves() -> None:
+    ops, choice, _ = decide([reference(), attention("fast", LIBRARY.attend)], 2.0, 1.0)
+    assert (choice.fields, choice.name) == (ATTENTION, "fast")
+    assert ops.attend == LIBRARY.attend
+    assert ops.modulate == load_ops("torch").modulate
+    ops, choice, _ = decide([reference(), attention("slow", LIBRARY.attend)], 1.0, 2.0)
+    assert choice.name == "torch"
+    assert [result.milliseconds for result in choice.results] == [1.0, 2.0]
+
+
+def lose_keys(q: Tensor, k: Tensor, v: Tensor, num_valid: int, *sinks: Any) -> Tensor:
+    lost = v.clone()
+    lost[:, 100:108] = 0.0
+    return LIBRARY.attend(q, k, lost, num_valid, *sinks)
+
+
+def lose_one_sink(q: Tensor, k: Tensor, v: Tensor, num_valid: int, *sinks: Any) -> Tensor:
+    lost = v.clone()
+    lost[:, 0] = 0.0
+    return LIBRARY.attend(q, k, lost, num_valid, *sinks)
+
+
+def read_past_the_end(q: Tensor, k: Tensor, v: Tensor, num_valid: int, *sinks: Any) -> Tensor:
+    return LIBRARY.attend(q, k, v, num_valid + 1, *sinks)
+
+
+def stop_early(q: Tensor, k: Tensor, v: Tensor, num_valid: int, *sinks: Any) -> Tensor:
+    return LIBRARY.attend(q, k, v, num_valid - 1, *sinks)
+
+
+def forget_the_sinks(q: Tensor, k: Tensor, v: Tensor, num_valid: int, *sinks: Any) -> Tensor:
+    return LIBRARY.attend(q, k, v, num_valid)
+
+
+def spoil_the_last_query(q: Tensor, k: Tensor, v: Tensor, num_valid: int, *sinks: Any) -> Tensor:
+    out = LIBRARY.attend(q, k, v, num_valid, *sinks)
+    out[:, -1, -1] = torch.nan
+    return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lose_keys,
+        lose_one_sink,
+        read_past_the_end,
+        stop_early,
+        forget_the_sinks,
+        spoil_the_last_query,
+    ],
+)
+def test_a_wrong_backend_is_named_and_never_used(
+    wrong: Callable[..., Tensor], dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        _, choice, _ = decide([reference(), attention("broken", wrong)], 9.0, 0.1, dtype=dtype)
+    assert choice.name == "torch"
+    assert choice.results[1].name == "broken"
+    assert (choice.results[1].fault or "").startswith("wrong: its error is ")
+    assert "event=kernel_wrong op=attend+attend_views backend=broken" in caplog.text
+    # It was not even timed.
+    assert choice.results[1].milliseconds is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_right_backends_pass_in_every_type(dtype: torch.dtype) -> None:
+    _, choice, _ = decide([reference(), attention("cpu", LIBRARY.attend)], dtype=dtype)
+    assert [result.fault for result in choice.results] == [None, None]
+
+
+def test_a_backend_that_is_not_there_or_fails_drops_out(caplog: pytest.LogCaptureFixture) -> None:
+    def absent() -> Mapping[str, Any]:
+        raise ImportError("No module named 'flash_attn_interface'")
+
+    def fail(*arguments: Any) -> Tensor:
+        raise RuntimeError("no kernel image is available\nfor this device")
+
+    with caplog.at_level(logging.INFO):
+        _, choice, _ = decide([Candidate("gone", absent), attention("bad", fail), reference()])
+    assert choice.name == "torch"
+    assert [result.fault for result in choice.results] == [
+        "ImportError: No module named 'flash_attn_interface'",
+        "RuntimeError: no kernel image is available",
+        None,
+    ]
+    assert "event=kernel_chosen op=attend+attend_views backend=torch" in caplog.text
+
+
+def test_without_a_right_backend_nothing_is_served() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"no backend computes attend, attend_views rightly: bro"
+    ):
+        decide([attention("broken", lose_keys)])
+
+
+def test_a_choice_is_remembered_and_checked_again_but_not_timed(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "kernels.json"
+    candidates = [reference(), attention("fast", LIBRARY.attend)]
+    decide(candidates, 2.0, 1.0, path=path)
+    ops, choice, clock = decide(candidates, path=path)
+    assert (choice.name, choice.is_remembered, clock.asked) == ("fast", True, 0)
+    assert ops.attend == LIBRARY.attend
+    _, choice, clock = decide([reference(), attention("fast", lose_keys)], path=path)
+    assert (choice.name, choice.is_remembered) == ("torch", False)
+    assert clock.asked > 0
+
+
+def test_another_shape_or_other_backends_are_measured_anew(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.json"
+    decide([reference()], path=path)
+    _, choice, _ = decide([reference(), attention("fast", LIBRARY.attend)], 2.0, 1.0, path=path)
+    assert (choice.name, choice.is_remembered) == ("fast", False)
+    assert len(json.loads(path.read_text())) == 2
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"a": {"attend": 3}}'])
+def test_a_damaged_file_costs_time_only(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "kernels.json"
+    path.write_text(text)
+    assert Memory(path, "a").recall("attend") is None
+    _, choice, _ = decide([reference()], path=path)
+    assert not choice.is_remembered
+    _, choice, _ = decide([reference()], path=path)
+    assert choice.is_remembered
+
+
+def test_a_place_that_cannot_be_written_costs_time_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    _, choice, _ = decide([reference()], path=tmp_path / "file" / "kernels.json")
+    assert choice.name == "torch"
+    assert "event=choices_not_kept" in caplog.text
+
+
+def test_choices_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_path() == tmp_path / "streamer" / "kernels.json"
+
+
+def test_on_a_processor_the_references_serve_unmeasured() -> None:
+    assert choose_ops(SHAPE, CPU) == (load_ops("torch"), [])
+
+
+def test_every_operation_is_checked() -> None:
+    checks = attention_checks(SHAPE, CPU, torch.float32) + row_checks(SHAPE, CPU, torch.float32)
+    assert {check.work.field for check in checks} == {each.name for each in fields(Ops)}
+    assert all(check.work.num_bytes > 0 for check in checks if check.is_timed)
+
+
+def test_backends_at_hand_offer_what_they_are_named_for() -> None:
+    at_hand = {each.name: each for each in candidates_at_hand()}
+    assert set(at_hand["torch"].load()) == {each.name for each in fields(Ops)}
+    for name in ("triton-pointer", "triton-hopper", "cudnn", "torch-flash"):
+        assert set(at_hand[name].load()) == set(ATTENTION)
+    assert set(at_hand["triton"].load()) == {each.name for each in fields(Ops)} - set(ATTENTION)
+    assert set(at_hand["cublaslt"].load()) == {"linear_gelu"}
+    with pytest.raises(ImportError):
+        at_hand["flash-attention-3"].load()
+
+
+def test_errors_are_relative_to_the_row() -> None:
+    right = torch.tensor([[3.0, 4.0], [300.0, 400.0]])
+    assert row_error([right], [right]) == 0.0
+    assert row_error([right + torch.tensor([[0.5, 0.0], [0.0, 0.0]])], [right]) == pytest.approx(
+        0.1
+    )
+    assert row_error([right * torch.nan], [right]) == float("inf")
+    assert row_error([right[:1]], [right]) == float("inf")
