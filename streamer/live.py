@@ -10,27 +10,34 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TextIO
 
 from streamer.config import Config
+from streamer.delivery.encoder import H264Encoder, best_h264
 from streamer.delivery.fanout import Broadcast
 from streamer.driver import Engine, StreamDriver
 from streamer.errors import EngineError, OutputError, StreamerError, StreamStateError
+from streamer.governor import Governor, Measure, Reading
+from streamer.metrics import Metrics
 from streamer.pacing import Playout, TimedFrame
 from streamer.server.protocol import (
     Error,
     Message,
+    PastPrompt,
     PromptAccepted,
     PromptApplied,
     PromptField,
+    PromptHistory,
+    RenditionField,
     Statistics,
     Status,
     StreamInfo,
     TransitionField,
 )
-from streamer.stream import Event, FrameBlock, Prompt, Reseed, StreamSpec
+from streamer.stream import Event, FrameBlock, Opening, Prompt, Reseed, StreamSpec
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +46,9 @@ State = Literal["starting", "playing", "paused", "restoring", "parked", "ended"]
 STATISTICS_EVERY_S = 1.0
 BLOCKS_MEASURED = 8
 """The speed shown is that of so many newest blocks."""
+
+HISTORY_LIMIT = 200
+"""So many prompts are told to who comes late."""
 
 
 class Client(Protocol):
@@ -51,12 +61,33 @@ class Client(Protocol):
         """What a frame with that pts carries to this client; None without video."""
 
 
+@dataclass(frozen=True)
+class ShownPrompt:
+    """A prompt and its first frame.  pts: when that left, in 1/90000 s of the stream's clock."""
+
+    prompt: Prompt
+    block: int
+    frame: int
+    pts: int
+
+
+@dataclass
+class _Applying:
+    """A prompt on its way to the screen.  wanted_s: when it was set; made_s: when it was made."""
+
+    block: int
+    prompt: Prompt
+    wanted_s: float
+    made_s: float = 0.0
+
+
 class LiveStream:
     """One stream with its clock, its viewers and its state.
 
     Owner: the server's `Streams`; lives on the event loop until `end`, an error, or until nobody
     has watched for `forget_after_s`.  Never touches torch; only its own loop advances its driver.
-    broadcast: the fan-out to use, None for a real one.  on_ended: called once everything is freed.
+    broadcast: the fan-out to use, None for a real one.  able: what the governor may ask of the
+    model.  on_ended: called once everything is freed.
     """
 
     def __init__(
@@ -67,7 +98,10 @@ class LiveStream:
         prompt: Prompt,
         seed: int,
         *,
+        opening: Opening | None = None,
         broadcast: Broadcast | None = None,
+        metrics: Metrics | None = None,
+        able: Collection[Measure] = (),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_ended: Callable[[LiveStream], None] = lambda stream: None,
@@ -76,11 +110,21 @@ class LiveStream:
         section, server = config.stream, config.server
         self.id = stream_id
         self.state: State = "starting"
-        self.spec = StreamSpec(config.name, seed, section.width, section.height, section.fps)
+        self.spec = StreamSpec(
+            config.name, seed, section.width, section.height, section.fps, opening
+        )
         self.playout = Playout(section.fps, clock=clock, sleep=sleep)
         self.broadcast = broadcast or Broadcast(
-            section.width, section.height, section.fps, server.bitrate_kbps
+            section.width,
+            section.height,
+            section.fps,
+            server.bitrate_kbps,
+            h264=_h264(server.h264_encoder),
+            rewind_s=server.rewind_s,
         )
+        self.shown: deque[ShownPrompt] = deque(maxlen=HISTORY_LIMIT)
+        self._metrics = metrics or Metrics()
+        self._governor = Governor(able)
         self._script_file = _open_script(server.script_dir, stream_id)
         self._driver = StreamDriver(
             engine,
@@ -94,10 +138,12 @@ class LiveStream:
         self._clock, self._sleep, self._on_ended = clock, sleep, on_ended
         self._prompt, self._seed = prompt, seed
         self._wanted_prompt: Prompt | None = prompt
+        self._wanted_at_s = clock()
         self._wanted_seed: int | None = None
-        self._applying: deque[tuple[int, Prompt]] = deque()
+        self._applying: deque[_Applying] = deque()
         self._clients: list[Client] = []
         self._watching: list[Client] = []
+        self._keeping: list[Client] = []
         self._unwatched_since: float | None = clock()
         self._is_paused = self._is_making = self._was_restored = False
         self._made: deque[tuple[int, float]] = deque(maxlen=BLOCKS_MEASURED)
@@ -130,11 +176,15 @@ class LiveStream:
         if client in self._clients:
             self._clients.remove(client)
 
-    def watch(self, client: Client) -> None:
-        """`client` watches from now on; a parked stream comes back."""
+    def watch(self, client: Client, *, is_viewer: bool = True) -> None:
+        """`client` watches from now on; a parked stream comes back.
+
+        is_viewer false: it keeps the stream going, as a recording does, and is not counted.
+        """
         self._require_alive()
-        if client not in self._watching:
-            self._watching.append(client)
+        group = self._watching if is_viewer else self._keeping
+        if client not in group:
+            group.append(client)
         self._unwatched_since = None
         if self.state == "parked":
             back: State = "restoring" if self._driver.next_block else "starting"
@@ -143,15 +193,17 @@ class LiveStream:
 
     def unwatch(self, client: Client) -> None:
         """`client` watches no longer.  Idempotent."""
-        if client in self._watching:
-            self._watching.remove(client)
-            if not self._watching:
-                self._unwatched_since = self._clock()
+        for group in (self._watching, self._keeping):
+            if client in group:
+                group.remove(client)
+                if not (self._watching or self._keeping):
+                    self._unwatched_since = self._clock()
 
     def set_prompt(self, prompt: Prompt) -> PromptAccepted:
         """Want this prompt from the next block on; the newest wins."""
         self._require_alive()
         self._prompt = self._wanted_prompt = prompt
+        self._wanted_at_s = self._clock()
         return PromptAccepted(
             prompt_id=prompt.id,
             block=self._driver.next_block + int(self._is_making),
@@ -219,6 +271,20 @@ class LiveStream:
             state=self.state,
         )
 
+    def history(self) -> PromptHistory:
+        """What was shown so far, for a client that comes late."""
+        return PromptHistory(
+            prompts=[
+                PastPrompt(
+                    prompt_id=each.prompt.id,
+                    text=each.prompt.text,
+                    block=each.block,
+                    frame=each.frame,
+                )
+                for each in self.shown
+            ]
+        )
+
     def script(self) -> str:
         """The script so far, as JSON Lines for `streamer replay`."""
         return "".join(f"{line}\n" for line in self._driver.script.lines())
@@ -243,7 +309,7 @@ class LiveStream:
     async def _free(self, error: StreamerError | None) -> None:
         if error is not None:
             log.error("stream ended stream=%s code=%s reason=%s", self.id, error.code, error)
-            self._tell_all(Error(code=error.code, message=str(error)))
+            self.tell_all(Error(code=error.code, message=str(error)))
         self._set_state("ended", str(error) if error else self._end_detail)
         self.playout.close()
         freeing = await asyncio.gather(
@@ -259,6 +325,7 @@ class LiveStream:
                 log.error("script not closed stream=%s reason=%s", self.id, failure)
         self._clients.clear()
         self._watching.clear()
+        self._keeping.clear()
         self._on_ended(self)
 
     async def _make(self) -> None:
@@ -305,7 +372,9 @@ class LiveStream:
         events: list[Event] = []
         if prompt is not None:
             events.append(prompt)
-            self._applying.append((self._driver.next_block, prompt))
+            applying = _Applying(self._driver.next_block, prompt, self._wanted_at_s)
+            self._applying.append(applying)
+            self._metrics.note_stage("wait", self._clock() - self._wanted_at_s)
         if seed is not None:
             events.append(Reseed(seed))
         return events
@@ -328,13 +397,35 @@ class LiveStream:
         made_in_s = alone_s if was_cold and alone_s > 0 else took_s
         self._made.append((len(block.frames), made_in_s))
         self.playout.put(block, made_in_s)
+        self._metrics.note_block(made_in_s)
+        for applying in self._applying:
+            if applying.block == block.index:
+                applying.made_s = self._clock()
+                self._metrics.note_stage("text", block.timings.text_ms / 1000)
+                self._metrics.note_stage("block", block.timings.denoise_ms / 1000)
+                self._metrics.note_stage("decode", block.timings.decode_ms / 1000)
+        self._govern(len(block.frames))
+
+    def _govern(self, num_frames: int) -> None:
+        """Let the governor look at the block just made."""
+        usual_s = self.playout.made_s
+        if usual_s is None:
+            return
+        before = self._governor.decision
+        reading = Reading(usual_s, self.playout.deviation_s, num_frames / self.spec.fps)
+        decision = self._governor.note(reading)
+        if decision.measure != before.measure:
+            log.info("governor stream=%s from=%s to=%s", self.id, before.measure, decision.measure)
+            self._metrics.note_measure(decision.measure)
+            self.playout.shorten_lead(decision.holds("lead"))
 
     async def _play(self) -> None:
         """Hand each frame to the viewers when it is due."""
         async for frame in self.playout.frames():
             await self.broadcast.push(frame)
             self._num_pushed += 1
-            if self._applying and frame.block >= self._applying[0][0]:
+            self._metrics.note_frame(self.broadcast.encode_s)
+            if self._applying and frame.block >= self._applying[0].block:
                 self._tell_applied(frame)
 
     async def _keep_watch(self) -> None:
@@ -345,7 +436,7 @@ class LiveStream:
             now_s = self._clock()
             fps_played = (self._num_pushed - pushed) / max(now_s - then_s, 1e-3)
             then_s, pushed = now_s, self._num_pushed
-            self._tell_all(self._statistics(fps_played))
+            self.tell_all(self._statistics(fps_played))
             if self.unwatched_s >= self._forget_after_s:
                 self._ask_to_end("nobody watched for a long time; start a new stream")
             elif self._is_parking_due and self.state != "parked":
@@ -367,12 +458,33 @@ class LiveStream:
             viewers=self.num_viewers,
             dropped=self.playout.dropped + self.broadcast.dropped,
             bitrate_kbps=round(self.broadcast.bitrate_kbps, 1),
+            key_frames=self.broadcast.num_keyframes,
+            renditions=[
+                RenditionField(
+                    codec=each.codec,
+                    tier=each.tier,
+                    width=each.width,
+                    height=each.height,
+                    kbps=each.kbps,
+                    viewers=each.viewers,
+                )
+                for each in self.broadcast.renditions
+            ],
+            measure=self._governor.decision.measure,
+            measure_reason=self._governor.decision.reason,
         )
 
     def _tell_applied(self, frame: TimedFrame) -> None:
         """Tell each client which of its pictures is the first of the newest prompt."""
-        while self._applying and self._applying[0][0] <= frame.block:
-            block, prompt = self._applying.popleft()
+        while self._applying and self._applying[0].block <= frame.block:
+            applying = self._applying.popleft()
+        block, prompt = applying.block, applying.prompt
+        self.shown.append(ShownPrompt(prompt, block, frame.number, frame.pts))
+        self._metrics.note_prompt()
+        self._metrics.note_stage("encode", self.broadcast.encode_s)
+        if applying.made_s:
+            made_ago_s = self._clock() - applying.made_s
+            self._metrics.note_stage("queue", made_ago_s - self.broadcast.encode_s)
         for client in list(self._clients):
             client.tell(
                 PromptApplied(
@@ -381,10 +493,12 @@ class LiveStream:
                     block=block,
                     frame=frame.number,
                     rtp_timestamp=client.rtp_timestamp(frame.pts),
+                    pts=frame.pts,
                 )
             )
 
-    def _tell_all(self, message: Message) -> None:
+    def tell_all(self, message: Message) -> None:
+        """Tell everybody attached."""
         for client in list(self._clients):
             client.tell(message)
 
@@ -393,7 +507,7 @@ class LiveStream:
             return
         log.info("stream state stream=%s from=%s to=%s", self.id, self.state, state)
         self.state = state
-        self._tell_all(Status(state=state, detail=detail))
+        self.tell_all(Status(state=state, detail=detail))
 
     def _worker_died(self) -> None:
         self._was_restored = True
@@ -423,6 +537,10 @@ def _open_script(folder: str | None, stream_id: str) -> TextIO | None:
         return path.open("w", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: the script cannot be written: {error.strerror}") from error
+
+
+def _h264(wanted: H264Encoder | Literal["auto"]) -> H264Encoder:
+    return best_h264() if wanted == "auto" else wanted
 
 
 def _prompt_field(prompt: Prompt) -> PromptField:

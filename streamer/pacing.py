@@ -60,7 +60,7 @@ class PlayoutClock:
     """The decisions of playout, in seconds of any clock.  Pure: it never reads a clock or waits.
 
     made_s: the usual time to make a block (None before the first).  deviation_s: how much that
-    varies.  rate: frames per second now.
+    varies.  rate: frames per second now.  is_lead_short: keep as little queued as possible.
     """
 
     fps: float
@@ -69,6 +69,7 @@ class PlayoutClock:
     deviation_s: float = 0.0
     rate: float = 0.0
     num_rebased: int = 0
+    is_lead_short: bool = False
     _goal: float = 0.0
     _due: float | None = None
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=3))
@@ -78,8 +79,12 @@ class PlayoutClock:
 
     @property
     def cushion_s(self) -> float:
-        """Spare video wanted when a block lands: a frame and some deviations, at most a block."""
-        wanted = 1.0 / self.rate + _CUSHION_DEVIATIONS * self.deviation_s
+        """Spare video wanted when a block lands: a frame and some deviations, at most a block.
+
+        With a short lead it is the frame alone.
+        """
+        spare_s = 0.0 if self.is_lead_short else _CUSHION_DEVIATIONS * self.deviation_s
+        wanted = 1.0 / self.rate + spare_s
         return min(wanted, self.block_frames / self.rate)
 
     @property
@@ -252,6 +257,21 @@ class Playout:
         """End `frames` and `wait_for_room`.  Idempotent."""
         self._closed = True
         self.clear()
+
+    def shorten_lead(self, is_short: bool) -> None:
+        """Keep as little video queued as possible, or the usual cushion again."""
+        self._timing.is_lead_short = is_short
+        self._wake()
+
+    @property
+    def made_s(self) -> float | None:
+        """The usual time to make a block; None before the first."""
+        return self._timing.made_s
+
+    @property
+    def deviation_s(self) -> float:
+        """How much the time to make a block varies."""
+        return self._timing.deviation_s
 
     @property
     def queued_frames(self) -> int:

@@ -482,3 +482,48 @@ async def test_the_wait_before_the_first_block_does_not_count_as_its_making(
     stage.stream.watch(stage.client)
     await stage.time.run(8.0)
     assert cast("Any", stage.client.of("statistics")[-1]).block_ms == pytest.approx(300, rel=0.01)
+
+
+async def test_a_generator_that_is_too_slow_gives_things_up_in_order_and_says_so(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(block_s=1.5)  # a block is shown for 0.75 s
+    stage.begin()
+    await stage.time.run(40.0)
+    told = [cast("Any", message) for message in stage.client.of("statistics")]
+    measures = list(dict.fromkeys(message.measure for message in told))
+    assert measures == ["none", "lead", "rate"]
+    assert "of the time it is shown" in told[-1].measure_reason
+    assert told[-1].playback_rate == pytest.approx(0.5, abs=0.1)
+    stage.engine.block_s = 0.2
+    await stage.time.run(120.0)
+    assert cast("Any", stage.client.of("statistics")[-1]).measure == "none"
+
+
+async def test_what_keeps_a_stream_going_is_no_viewer(new_stage: Callable[..., Stage]) -> None:
+    stage = new_stage(park_after_s=5.0)
+    recorder = FakeClient()
+    stage.begin(is_watched=False)
+    stage.stream.watch(recorder, is_viewer=False)
+    await stage.time.run(20.0)
+    assert stage.states == ["playing"]
+    assert stage.stream.num_viewers == 0
+    stage.stream.detach(recorder)
+    await stage.time.run(10.0)
+    assert stage.stream.state == "parked"
+
+
+async def test_who_comes_late_is_told_what_was_shown(new_stage: Callable[..., Stage]) -> None:
+    stage = new_stage()
+    stage.begin()
+    await stage.time.run(2.0)
+    stage.stream.set_prompt(Prompt("p2", "snow"))
+    await stage.time.run(3.0)
+    history = stage.stream.history().prompts
+    assert [(each.prompt_id, each.text) for each in history] == [
+        ("p1", "a red balloon"),
+        ("p2", "snow"),
+    ]
+    first = next(frame for _, frame in stage.broadcast.pushed if frame.prompt_id == "p2")
+    assert (history[1].frame, history[1].block) == (first.number, first.block)
+    assert stage.stream.shown[1].pts == first.pts

@@ -289,3 +289,13 @@ def test_a_lasting_slowdown_is_learnt_within_a_few_blocks() -> None:
         clock.note_block(made_s, BLOCK, BLOCK)
     assert clock.made_s is not None
     assert clock.made_s > 1.2
+
+
+def test_a_short_lead_keeps_one_frame_of_cushion() -> None:
+    clock = PlayoutClock(FPS)
+    for made_s in (0.5, 0.9, 0.4, 1.0, 0.5, 0.9):
+        clock.note_block(made_s, BLOCK, BLOCK)
+    usual_s = clock.lead_s
+    clock.is_lead_short = True
+    assert clock.cushion_s == pytest.approx(1 / clock.rate)
+    assert clock.lead_s < usual_s - 0.05

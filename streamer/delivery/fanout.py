@@ -1,7 +1,7 @@
 """Encode once, hand the same packets to everybody who watches.
 
-A `Broadcast` has one `_Line` per codec in use: an encoder with a thread of its own and the tracks
-it feeds.  A line starts when its first track joins and ends when its last one leaves.
+A `Broadcast` has one `Line` per codec and rendition in use.  A line starts when its first
+subscription joins and ends when its last one leaves.
 """
 
 from __future__ import annotations
@@ -9,133 +9,94 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-import av
 import numpy as np
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from numpy.typing import NDArray
 
-from streamer.delivery.encoder import Codec, VideoEncoder, check_picture
+from streamer.delivery.bitrate import SMALL_SHARE, Tier, ViewerRate, small_size, usual_kbps
+from streamer.delivery.encoder import Codec, H264Encoder, VideoEncoder, check_picture
+from streamer.delivery.line import Line
+from streamer.delivery.rewind import Rewind
+from streamer.delivery.subscription import Packet, Subscription, SubscriptionClosedError
 from streamer.pacing import CLOCK_RATE, TimedFrame
 
 log = logging.getLogger(__name__)
-
-QUEUE_LIMIT = 32
-"""Packets one viewer may lag behind; beyond that it is set to the next key frame."""
-
-KEY_INTERVAL_S = 0.5
-"""Least time between two key frames of one encoder, however many viewers ask."""
 
 IDLE_S = 0.5
 """After so long without a frame the last picture is sent again."""
 
 _KEY_WAIT_S = 0.15  # a wanted key frame waits so long for a frame before the last is repeated
-_BITRATE_WINDOW_S = 2.0
 
 
 class PacketTrack(MediaStreamTrack):
     """The packets of one codec for one viewer, as aiortc reads them.
 
-    Owner: a Viewer.  It joins the broadcast with the first `recv`, that is, when the connection
-    stands: a viewer that never connects costs nothing.  Its packets start with a key frame.
+    Owner: a Viewer or a Publisher.  It joins the broadcast with the first `recv`, that is, when the
+    connection stands: a viewer that never connects costs nothing.
+    on_dropped: called once when the viewer is given up for being too slow.
     """
 
     kind = "video"
 
-    def __init__(self, broadcast: Broadcast, codec: Codec = "VP8") -> None:
+    def __init__(
+        self,
+        broadcast: Broadcast,
+        codec: Codec = "VP8",
+        *,
+        on_dropped: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__()
-        self.codec: Codec = codec
         self.sent_pts: int | None = None
-        self._broadcast = broadcast
-        self._queue: deque[av.Packet[av.VideoStream]] = deque()
+        self.subscription = Subscription(
+            broadcast, codec, on_dropped=on_dropped, clock=broadcast.clock
+        )
         self._has_joined = False
-        self._needs_key = True
-        self._changed = asyncio.Event()
 
-    async def recv(self) -> av.Packet[av.VideoStream]:
+    @property
+    def codec(self) -> Codec:
+        """The codec of the packets; may be chosen until the first `recv`."""
+        return self.subscription.codec
+
+    @codec.setter
+    def codec(self, codec: Codec) -> None:
+        self.subscription.codec = codec
+
+    async def recv(self) -> Packet:
         """The next packet.  Raises MediaStreamError when the track was stopped."""
         if not self._has_joined and self.readyState == "live":
             self._has_joined = True
-            self._broadcast.join(self)
-        while not self._queue and self.readyState == "live":
-            self._changed.clear()
-            await self._changed.wait()
-        if self.readyState != "live":
-            raise MediaStreamError
-        packet = self._queue.popleft()
+            self.subscription.join()
+        try:
+            packet = await self.subscription.next()
+        except SubscriptionClosedError as error:
+            raise MediaStreamError from error
         self.sent_pts = packet.pts
         return packet
 
-    def feed(self, packet: av.Packet[av.VideoStream]) -> int:
-        """Queue a packet for the viewer; returns how many were dropped on the way."""
-        dropped = 0
-        if len(self._queue) >= QUEUE_LIMIT:
-            dropped = len(self._queue)
-            self._queue.clear()
-            self._needs_key = True
-        if self._needs_key and not packet.is_keyframe:
-            if dropped:
-                self.request_keyframe()
-                dropped += 1
-            return dropped
-        self._needs_key = False
-        self._queue.append(packet)
-        self._changed.set()
-        return dropped
-
     def request_keyframe(self) -> None:
         """Ask the encoder behind this track for a key frame."""
-        self._broadcast.request_keyframe(self.codec)
+        self.subscription.request_keyframe()
 
     def stop(self) -> None:
         """Leave the broadcast and end `recv`.  Idempotent."""
         super().stop()
-        self._queue.clear()
-        self._changed.set()
-        self._broadcast.leave(self)
+        self.subscription.close()
 
 
-class _Line:
-    """One encoder, its thread and the tracks it feeds.  Lives on the event loop."""
+@dataclass(frozen=True)
+class Rendition:
+    """One line at work, for the statistics."""
 
-    def __init__(self, encoder: VideoEncoder, clock: Callable[[], float]) -> None:
-        self.tracks: list[PacketTrack] = []
-        self.wants_key = True
-        self._encoder = encoder
-        self._clock = clock
-        self._thread = ThreadPoolExecutor(1, f"encode-{encoder.codec}")
-        self._key_at = float("-inf")
-        self._sizes: deque[tuple[float, int]] = deque()
-
-    async def convert(self, pixels: NDArray[np.uint8]) -> av.VideoFrame:
-        """RGB [H, W, 3] to a yuv420p picture, in this line's thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, _to_picture, pixels)
-
-    async def encode(self, picture: av.VideoFrame) -> int:
-        """Encode a picture and feed the tracks; returns how many packets were dropped."""
-        now = self._clock()
-        keyframe = self.wants_key and now - self._key_at >= KEY_INTERVAL_S
-        if keyframe:
-            self.wants_key, self._key_at = False, now
-        loop = asyncio.get_running_loop()
-        packets = await loop.run_in_executor(self._thread, self._encoder.encode, picture, keyframe)
-        self._sizes.extend((now, packet.size) for packet in packets)
-        return sum(track.feed(packet) for packet in packets for track in tuple(self.tracks))
-
-    def bitrate_kbps(self) -> float:
-        """What was made in the last seconds."""
-        now = self._clock()
-        while self._sizes and self._sizes[0][0] < now - _BITRATE_WINDOW_S:
-            self._sizes.popleft()
-        return sum(size for _, size in self._sizes) * 8 / 1000 / _BITRATE_WINDOW_S
-
-    def close(self) -> None:
-        """Let the thread end after what it is doing."""
-        self._thread.shutdown(wait=False)
+    codec: Codec
+    tier: Tier
+    width: int
+    height: int
+    kbps: float
+    target_kbps: int
+    viewers: int
 
 
 class Broadcast:
@@ -143,7 +104,8 @@ class Broadcast:
 
     Owner: LiveStream, on the event loop.  Nothing is encoded while nobody watches.  While no frame
     comes, the last picture is repeated twice a second: whoever joins a paused stream sees it.
-    width, height: even, in pixels.  Raises ConfigError when they cannot be encoded.
+    width, height: even, in pixels.  bitrate_kbps: of the full rendition; None suits size and rate.
+    rewind_s: how much of what was sent is kept.  Raises ConfigError when they cannot be encoded.
     """
 
     def __init__(
@@ -151,18 +113,26 @@ class Broadcast:
         width: int,
         height: int,
         fps: int,
-        bitrate_kbps: int = 1200,
+        bitrate_kbps: int | None = None,
         *,
+        h264: H264Encoder = "libx264",
+        rewind_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        check_picture(width, height, fps, bitrate_kbps)
+        self.full_kbps = bitrate_kbps or usual_kbps(width, height, fps)
+        check_picture(width, height, fps, self.full_kbps)
+        self.clock = clock
         self.dropped = 0
+        self.num_pushed = 0
+        self.num_keyframes = 0
+        self.encode_s = 0.0
+        self.rewind = Rewind(rewind_s)
         self._size = width, height
+        self._small_size = small_size(width, height)
         self._fps = fps
-        self._target_kbps = bitrate_kbps
-        self._clock = clock
-        self._lines: dict[Codec, _Line] = {}
-        self._last: tuple[NDArray[np.uint8], int, float] | None = None
+        self._h264: H264Encoder = h264
+        self._lines: dict[tuple[Codec, Tier], Line] = {}
+        self._last: tuple[TimedFrame, float] | None = None
         self._last_pts = -1
         self._lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
@@ -171,86 +141,167 @@ class Broadcast:
 
     @property
     def num_viewers(self) -> int:
-        """Viewers that are connected and being sent to."""
-        return sum(len(line.tracks) for line in self._lines.values())
+        """Subscriptions that are being fed."""
+        return sum(len(line.subscriptions) for line in self._lines.values())
 
     @property
     def codecs(self) -> tuple[Codec, ...]:
         """Codecs with an encoder at work."""
-        return tuple(self._lines)
+        return tuple(dict.fromkeys(codec for codec, _ in self._lines))
+
+    @property
+    def renditions(self) -> list[Rendition]:
+        """The lines at work."""
+        return [
+            Rendition(
+                line.codec,
+                line.tier,
+                *line.size,
+                round(line.bitrate_kbps(), 1),
+                line.target_kbps,
+                len(line.subscriptions),
+            )
+            for line in self._lines.values()
+        ]
 
     @property
     def bitrate_kbps(self) -> float:
-        """Video bitrate to one viewer, measured over the last seconds; the larger of two codecs."""
+        """Video bitrate to one viewer, measured over the last seconds; the largest of all lines."""
         return max((line.bitrate_kbps() for line in self._lines.values()), default=0.0)
 
-    def join(self, track: PacketTrack) -> None:
-        """Feed a track, from the next key frame on, which is made at once."""
-        if self._closed:
-            track.stop()
-            return
-        line = self._lines.get(track.codec)
-        if line is None:
-            encoder = VideoEncoder(track.codec, *self._size, self._fps, self._target_kbps)
-            line = self._lines[track.codec] = _Line(encoder, self._clock)
-            log.info("encoder started codec=%s", track.codec)
-        line.tracks.append(track)
-        self.request_keyframe(track.codec)
+    @property
+    def last_frame(self) -> TimedFrame | None:
+        """The newest picture handed over."""
+        return self._last[0] if self._last is not None else None
 
-    def leave(self, track: PacketTrack) -> None:
-        """Stop feeding a track; its encoder ends with its last track.  Idempotent."""
-        line = self._lines.get(track.codec)
-        if line is None or track not in line.tracks:
+    def new_rate(self) -> ViewerRate:
+        """What is known of a new viewer's way: nothing yet."""
+        return ViewerRate(self.full_kbps, has_small=self._small_size is not None)
+
+    def join(self, subscription: Subscription) -> None:
+        """Feed a subscription: from the last key frame if it is fresh, else one is made at once."""
+        if self._closed:
+            subscription.close()
             return
-        line.tracks.remove(track)
-        if not line.tracks:
-            del self._lines[track.codec]
-            line.close()
-            log.info("encoder ended codec=%s", track.codec)
+        if self._line_of(subscription) is None:
+            line = self._line(subscription.codec, subscription.tier)
+            line.join(subscription)
+            self._hurry(line)
+
+    def leave(self, subscription: Subscription) -> None:
+        """Stop feeding a subscription; its encoder ends with the last one.  Idempotent."""
+        for key, line in tuple(self._lines.items()):
+            line.leave(subscription)
+            if not line.is_needed:
+                self._end(key)
         if not self._lines:
             self._disarm()
 
-    def request_keyframe(self, codec: Codec) -> None:
-        """Make the next picture of this codec a key frame, KEY_INTERVAL_S after the last at least.
+    def adapt(self, subscription: Subscription) -> None:
+        """Act on what a subscription learnt about its way: its rendition, its line's bitrate."""
+        line = self._line_of(subscription)
+        if line is None:
+            return
+        if subscription.tier != line.tier:
+            wanted = self._line(subscription.codec, subscription.tier)
+            if all(each is not subscription for each, _ in wanted.arriving):
+                wanted.expect(subscription, line)
+                self._hurry(wanted)
+                log.info("viewer changes rendition tier=%s", subscription.tier)
+        else:
+            self._call_off(subscription, line)
+        line.adapt()
+
+    def request_keyframe(self, subscription: Subscription) -> None:
+        """Make the next picture for this one a key frame, KEY_INTERVAL_S after the last at least.
 
         When no picture is on its way (the stream is idle), the last one is sent again for it.
         """
-        line = self._lines.get(codec)
+        line = self._line_of(subscription)
         if line is not None:
             line.wants_key = True
-            self._arm(_KEY_WAIT_S)
+            self._hurry(line)
 
     async def push(self, frame: TimedFrame) -> None:
-        """Send a frame to everybody who watches; returns when its packets are with the tracks."""
-        self._last = frame.pixels, frame.pts, self._clock()
+        """Send a frame to everybody who watches; returns when its packets are queued for them."""
+        self._last = frame, self.clock()
+        self.num_pushed += 1
         if self._lines and not self._closed:
             async with self._lock:
+                began_s = self.clock()
                 await self._send(frame.pixels, frame.pts)
+                self.encode_s = self.clock() - began_s
 
     async def close(self) -> None:
-        """Stop all tracks, encoders and timers.  Idempotent."""
+        """End all subscriptions, encoders and timers.  Idempotent."""
         self._closed = True
         for line in tuple(self._lines.values()):
-            for track in tuple(line.tracks):
-                track.stop()
+            for subscription in (*line.subscriptions, *(each for each, _ in line.arriving)):
+                subscription.close()
         self._disarm()
         self._last = None
+        self.rewind.clear()
         if self._repeating is not None:
             await asyncio.gather(self._repeating, return_exceptions=True)
 
+    def _line(self, codec: Codec, tier: Tier) -> Line:
+        """The line of that codec and rendition, started if there is none."""
+        line = self._lines.get((codec, tier))
+        if line is None:
+            is_small = tier == "small" and self._small_size is not None
+            size = self._small_size if is_small and self._small_size else self._size
+            kbps = round(self.full_kbps * (SMALL_SHARE if is_small else 1.0))
+            encoder = VideoEncoder(codec, *size, self._fps, kbps, h264=self._h264)
+            line = self._lines[codec, tier] = Line(encoder, tier, self.full_kbps, self.clock)
+            log.info("encoder started codec=%s tier=%s kbps=%d", codec, tier, kbps)
+        return line
+
+    def _line_of(self, subscription: Subscription) -> Line | None:
+        """The line that feeds this subscription now."""
+        for line in self._lines.values():
+            if subscription in line.subscriptions:
+                return line
+        return None
+
+    def _call_off(self, subscription: Subscription, line: Line) -> None:
+        """A change of rendition that is no longer wanted."""
+        for key, other in tuple(self._lines.items()):
+            if other is not line:
+                other.arriving = [e for e in other.arriving if e[0] is not subscription]
+                if not other.is_needed:
+                    self._end(key)
+
+    def _end(self, key: tuple[Codec, Tier]) -> None:
+        line = self._lines.pop(key)
+        line.close()
+        log.info("encoder ended codec=%s tier=%s", line.codec, line.tier)
+
     async def _send(self, pixels: NDArray[np.uint8], pts: int) -> None:
-        lines = tuple(self._lines.values())
+        # Who changes lines is taken over before the old line feeds it the same picture.
+        lines = sorted(self._lines.values(), key=lambda line: not line.arriving)
         if not lines:
             return
         picture = await lines[0].convert(pixels)
         picture.pts = self._last_pts = max(self._last_pts + 1, pts)
         # One after the other: an encoder writes the wanted picture type into the picture.
         for line in lines:
-            if line.tracks:  # else its last viewer has left meanwhile
-                self.dropped += await line.encode(picture)
+            if line.is_needed:  # else its last viewer has left meanwhile
+                packets, dropped = await line.encode(picture)
+                self.dropped += dropped
+                self.num_keyframes += sum(packet.is_keyframe for packet in packets)
+                if line.tier == "full":
+                    for packet in packets:
+                        line.wants_key |= self.rewind.add(line.codec, packet)
+        for key, line in tuple(self._lines.items()):
+            if not line.is_needed:  # all its viewers went over to another rendition
+                self._end(key)
         self._disarm()
         if self._lines:
             self._arm(IDLE_S)
+
+    def _hurry(self, line: Line) -> None:
+        if line.wants_key:
+            self._arm(_KEY_WAIT_S)
 
     def _arm(self, delay_s: float) -> None:
         """Repeat the last picture after `delay_s`, or earlier when that was arranged already."""
@@ -275,9 +326,6 @@ class Broadcast:
         if self._last is None:
             return
         async with self._lock:
-            pixels, pts, pushed_at = self._last
-            await self._send(pixels, pts + round((self._clock() - pushed_at) * CLOCK_RATE))
-
-
-def _to_picture(pixels: NDArray[np.uint8]) -> av.VideoFrame:
-    return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+            frame, pushed_at = self._last
+            late = round((self.clock() - pushed_at) * CLOCK_RATE)
+            await self._send(frame.pixels, frame.pts + late)

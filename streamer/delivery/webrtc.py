@@ -14,16 +14,26 @@ from collections.abc import Callable, Coroutine, Sequence
 import aioice.ice
 from aiortc import (
     RTCConfiguration,
-    RTCIceServer,
     RTCPeerConnection,
     RTCRtpSender,
     RTCRtpTransceiver,
     RTCSessionDescription,
 )
 from aiortc.rtcrtpparameters import RTCRtpCodecCapability
+from aiortc.rtp import (
+    RTCP_PSFB_APP,
+    AnyRtcpPacket,
+    RtcpPsfbPacket,
+    RtcpRrPacket,
+    RtcpSrPacket,
+    unpack_remb_fci,
+)
+from aiortc.sdp import candidate_from_sdp
 
 from streamer.delivery.encoder import CODECS, Codec
 from streamer.delivery.fanout import Broadcast, PacketTrack
+from streamer.delivery.ice import IceServer
+from streamer.delivery.subscription import Subscription
 from streamer.errors import CodecError, OfferError
 
 log = logging.getLogger(__name__)
@@ -48,23 +58,24 @@ class Viewer:
     def __init__(
         self,
         connection: RTCPeerConnection,
-        track: PacketTrack,
+        broadcast: Broadcast,
         on_closed: Callable[[Viewer], None],
     ) -> None:
         self.answer_sdp = ""
         self._connection = connection
-        self._track = track
+        self._track = PacketTrack(broadcast, on_dropped=self._drop)
         self._on_closed = on_closed
         self._rtp_origin: int | None = None
         self._closing: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._num_candidates = 0
 
     @classmethod
     async def accept(
         cls,
         offer_sdp: str,
         broadcast: Broadcast,
-        ice_servers: Sequence[str],
+        ice_servers: Sequence[IceServer],
         *,
         on_closed: Callable[[Viewer], None],
         codecs: Sequence[Codec] = CODECS,
@@ -72,21 +83,20 @@ class Viewer:
     ) -> Viewer:
         """Answer an offer to receive one video, without trickle.
 
-        ice_servers: `stun:` or `turn:` addresses, used as given; none means none.  codecs: in order
-        of preference.  Raises OfferError when the offer cannot be answered, CodecError when it
-        offers none of `codecs`; then nothing is left behind and `on_closed` is not called.
+        ice_servers: used as given; none means none.  codecs: in order of preference.
+        Raises OfferError when the offer cannot be answered, CodecError when it offers none of
+        `codecs`; then nothing is left behind and `on_closed` is not called.
         """
         offer_sdp = prepare_offer(offer_sdp)
         allow_loopback(always=False)
         _shorten_consent()
-        servers = [RTCIceServer(urls=server) for server in ice_servers]
+        servers = [server.for_aiortc() for server in ice_servers]
         connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
-        track = PacketTrack(broadcast)
-        viewer = cls(connection, track, on_closed)
+        viewer = cls(connection, broadcast, on_closed)
         try:
             await viewer._negotiate(offer_sdp, codecs)
         except BaseException:
-            track.stop()
+            viewer._track.stop()
             await connection.close()
             raise
         viewer._watch(connect_limit_s)
@@ -107,6 +117,40 @@ class Viewer:
         """What a frame with that pts carries to this viewer; None before the first packet."""
         return None if self._rtp_origin is None else (self._rtp_origin + pts) % 2**32
 
+    @property
+    def round_trip_s(self) -> float | None:
+        """Round trip as the viewer's reports tell it; None before the first."""
+        return round_trip_s(self._connection)
+
+    async def add_candidates(self, fragment: str) -> int:
+        """Take further addresses of the viewer; returns how many were of use.
+
+        fragment: `application/trickle-ice-sdpfrag` (RFC 8840).  Host names are passed over, since
+        each would cost a look-up.  Raises OfferError when it belongs to other ICE credentials: a
+        restart, which is not offered, or a fragment of somebody else's session.
+        """
+        lines = fragment.splitlines()
+        ours = set(self._connection.remoteDescription.sdp.splitlines())
+        if any(
+            line.startswith(("a=ice-ufrag:", "a=ice-pwd:")) and line not in ours for line in lines
+        ):
+            raise OfferError(
+                "the fragment's ICE credentials are not those of the offer; a restart of ICE is "
+                "not possible here: DELETE this session and POST a new offer"
+            )
+        found = [line for line in lines if line.startswith("a=candidate:") and _has_address(line)]
+        self._num_candidates += len(found)
+        if self._num_candidates > _CANDIDATE_LIMIT:
+            raise OfferError(f"more than {_CANDIDATE_LIMIT} candidates were sent")
+        for line in found:
+            try:
+                candidate = candidate_from_sdp(line.removeprefix("a=candidate:"))
+                candidate.sdpMLineIndex = 0
+                await self._connection.addIceCandidate(candidate)
+            except (ValueError, AssertionError, IndexError) as error:
+                raise OfferError(f"a candidate cannot be read: {_describe(error)}") from error
+        return len(found)
+
     async def close(self) -> None:
         """End the connection and free all it held.  Idempotent."""
         await asyncio.shield(self._begin_close())
@@ -115,7 +159,7 @@ class Viewer:
         # The transceiver and its preference come before the remote description: set later, aiortc
         # ignores the preference silently and sends one codec under the other's payload type.
         transceiver = self._connection.addTransceiver(self._track, direction="sendonly")
-        transceiver.setCodecPreferences(_preferences(codecs))
+        transceiver.setCodecPreferences(codec_preferences(codecs))
         description = RTCSessionDescription(offer_sdp, "offer")
         try:
             await self._connection.setRemoteDescription(description)
@@ -131,7 +175,7 @@ class Viewer:
             self.answer_sdp = str(self._connection.localDescription.sdp)
         except Exception as error:
             raise OfferError(f"the offer cannot be answered: {_describe(error)}") from error
-        _route_keyframe_requests(transceiver.sender, self._track.request_keyframe)
+        route_feedback(transceiver.sender, self._track.subscription)
         _on_first_packet(transceiver.sender, self._note_first_packet)
 
     def _watch(self, connect_limit_s: float) -> None:
@@ -146,6 +190,10 @@ class Viewer:
             self._deadline.cancel()
         elif state in ("failed", "closed"):
             self._begin_close()
+
+    def _drop(self) -> None:
+        log.info("viewer dropped reason=too slow")
+        self._begin_close()
 
     def _give_up(self) -> None:
         log.info("viewer never connected state=%s", self._connection.connectionState)
@@ -234,7 +282,8 @@ def _has_address(candidate: str) -> bool:
     return True
 
 
-def _preferences(codecs: Sequence[Codec]) -> list[RTCRtpCodecCapability]:
+def codec_preferences(codecs: Sequence[Codec]) -> list[RTCRtpCodecCapability]:
+    """What to hand to `setCodecPreferences` to send these codecs, in this order."""
     known = RTCRtpSender.getCapabilities("video").codecs
     wanted = [f"VIDEO/{codec}" for codec in codecs] + ["VIDEO/RTX"]
     return [entry for name in wanted for entry in known if entry.mimeType.upper() == name]
@@ -267,12 +316,42 @@ def _shorten_consent() -> None:
             setattr(aioice.ice, name, value)
 
 
-def _route_keyframe_requests(sender: RTCRtpSender, request: Callable[[], None]) -> None:
-    """Call `request` on PLI and FIR, which aiortc honours for unencoded frames only."""
-    if hasattr(sender, "_send_keyframe"):
-        sender._send_keyframe = request  # type: ignore[method-assign]
-    else:
-        log.warning("key frame requests of viewers cannot be heard with this version of aiortc")
+def route_feedback(sender: RTCRtpSender, subscription: Subscription) -> None:
+    """Let a subscription hear what the far end reports.
+
+    PLI and FIR, which aiortc honours for unencoded frames only, ask for a key frame; receiver
+    reports and REMB, which it hands to an encoder of its own, tell what the way carries.
+    """
+    if not hasattr(sender, "_send_keyframe") or not hasattr(sender, "_handle_rtcp_packet"):
+        log.warning("reports of viewers cannot be heard with this version of aiortc")
+        return
+    sender._send_keyframe = subscription.request_keyframe  # type: ignore[method-assign]
+    handle = sender._handle_rtcp_packet
+
+    async def handle_and_note(packet: AnyRtcpPacket) -> None:
+        await handle(packet)
+        if isinstance(packet, RtcpRrPacket | RtcpSrPacket):
+            for report in packet.reports:
+                if report.ssrc == sender._ssrc:
+                    subscription.note_loss(report.fraction_lost / 256)
+        elif isinstance(packet, RtcpPsfbPacket) and packet.fmt == RTCP_PSFB_APP:
+            try:
+                bitrate, ssrcs = unpack_remb_fci(packet.fci)
+            except ValueError:
+                return  # some other application's message
+            if sender._ssrc in ssrcs:
+                subscription.note_remb(bitrate / 1000)
+
+    sender._handle_rtcp_packet = handle_and_note  # type: ignore[method-assign]
+
+
+def round_trip_s(connection: RTCPeerConnection) -> float | None:
+    """Round trip of a connection as its receiver reports tell it; None before the first."""
+    for sender in connection.getSenders():
+        seconds = getattr(sender, "_RTCRtpSender__rtt", None)
+        if isinstance(seconds, float):
+            return max(0.0, seconds)
+    return None
 
 
 def _on_first_packet(sender: RTCRtpSender, note: Callable[[int], None]) -> None:

@@ -5,6 +5,7 @@ One engine, loaded in the background; the server answers from the first moment.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import mimetypes
 import secrets
@@ -12,18 +13,22 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Header, Request
+from fastapi import APIRouter, FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from streamer import __version__
 from streamer.config import Config, web_dir
 from streamer.engine.handle import Engine
 from streamer.errors import StreamerError
+from streamer.metrics import Metrics
+from streamer.pictures import reader_of
 from streamer.server.access import Guard, bearer, require_token
 from streamer.server.docs_page import render_docs
 from streamer.server.gate import Gate
@@ -38,12 +43,28 @@ from streamer.server.protocol import (
     StreamInfo,
     TransitionField,
 )
+from streamer.server.publishing import Publishing
+from streamer.server.recordings import Recordings
 from streamer.server.session import Session
 from streamer.server.streams import Held, Streams
+from streamer.server.video_socket import VideoSocket
+from streamer.server.whep import WhepDoor
 
 log = logging.getLogger(__name__)
 
 Authorization = Annotated[str | None, Header(description="Bearer and the stream's token")]
+
+
+FILE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}}
+            for kind in ("image/*", "video/*")
+        },
+    }
+}
+"""The schema of a body that is a file."""
 
 
 class Problem(BaseModel):
@@ -116,8 +137,18 @@ class House:
         self.engine = LoadingEngine(
             config, engine_factory, on_progress=self._progressed, on_failed=self._failed
         )
-        self.streams = Streams(config, self.engine)
+        self.metrics = Metrics()
+        self.streams = Streams(
+            config,
+            self.engine,
+            metrics=self.metrics,
+            on_started=lambda held: self.publishing.started(held),
+        )
+        self.publishing = Publishing(config, self.streams)
+        self.recordings = Recordings(config, self.streams)
+        self.whep = WhepDoor(config, self.streams)
         self._sessions: set[Session] = set()
+        self._measure()
 
     async def converse(self, socket: WebSocket) -> None:
         """Serve one WebSocket until it closes."""
@@ -128,10 +159,56 @@ class House:
         finally:
             self._sessions.discard(session)
 
+    async def show_video(self, socket: WebSocket, stream_id: str) -> None:
+        """Send a stream's video over a WebSocket until either side ends."""
+        await VideoSocket(socket, self.streams).run(stream_id)
+
     async def close(self) -> None:
-        """End all streams, then the engine."""
+        """End all streams, with what hangs on them, then the engine."""
+        await self.publishing.close()
+        await self.recordings.close()
+        await self.whep.close()
         await self.streams.close()
         await self.engine.close()
+
+    def _measure(self) -> None:
+        streams, gauge = self.streams, self.metrics.gauge
+        gauge("streams", "Streams, parked ones included", lambda: len(streams))
+        gauge("viewers", "Who watches any stream", lambda: streams.num_viewers)
+        gauge(
+            "queued_seconds",
+            "Video made and not yet shown; the longest of all streams",
+            lambda: max((each.playout.queued_s for each in streams), default=0.0),
+        )
+        gauge(
+            "playback_ratio",
+            "Frames played over the stream's own rate; the slowest of all that play",
+            lambda: min(
+                (each.playout.playback_rate for each in streams if each.state == "playing"),
+                default=1.0,
+            ),
+        )
+        gauge(
+            "played_fps",
+            "Frames a second of all streams that play",
+            lambda: sum(each.playout.rate for each in streams if each.state == "playing"),
+        )
+        gauge(
+            "dropped_frames",
+            "Frames lost to slow viewers and full queues, of the streams there are",
+            lambda: sum(each.playout.dropped + each.broadcast.dropped for each in streams),
+        )
+        gauge(
+            "encoders",
+            "Encoders at work",
+            lambda: sum(len(each.broadcast.renditions) for each in streams),
+        )
+        gauge(
+            "key_frames",
+            "Key frames made, of the streams there are",
+            lambda: sum(each.broadcast.num_keyframes for each in streams),
+        )
+        gauge("publications", "Streams published", lambda: self.publishing.num_publishing)
 
     def _progressed(self, progress: float, stage: str) -> None:
         self._on_progress(progress, stage)
@@ -186,7 +263,11 @@ def create_app(
     )
     app.include_router(_health_routes(house))
     app.include_router(_stream_routes(house))
+    app.include_router(house.recordings.routes())
+    app.include_router(house.publishing.routes())
+    app.include_router(house.whep.routes())
     app.add_api_websocket_route("/ws", house.converse)
+    app.add_api_websocket_route("/ws/video/{stream_id}", house.show_video)
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
@@ -197,7 +278,12 @@ def create_app(
     app.mount("/", StaticFiles(directory=web_dir(), html=True), name="page")
     server = config.server
     guard = Guard(server.host, tuple(server.allowed_origins))
-    app.add_middleware(Gate, guard=guard, body_limit=server.message_bytes)
+    app.add_middleware(
+        Gate,
+        guard=guard,
+        body_limit=server.message_bytes,
+        larger={"/api/streams/from-file": server.upload_bytes},
+    )
     return app
 
 
@@ -214,6 +300,11 @@ def _health_routes(house: House) -> APIRouter:
             streams=len(house.streams),
             viewers=house.streams.num_viewers,
         )
+
+    @router.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(house.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
     async def readyz() -> JSONResponse:
@@ -244,6 +335,24 @@ def _stream_routes(house: House) -> APIRouter:
         prompt = PromptField(id="p-1", text=body.prompt, transition=body.transition).prompt()
         house.engine.require_sound()
         held = house.streams.start(prompt, body.seed)
+        info = held.stream.info(held.token)
+        return StreamMade(**info.model_dump(), url=f"{request.base_url}#{info.id}")
+
+    @router.post("/from-file", status_code=201, openapi_extra=FILE_BODY)
+    async def start_from_file(
+        request: Request, prompt: str, seed: Annotated[int | None, Query(ge=0, lt=2**53)] = None
+    ) -> StreamMade:
+        """Begin a stream that goes on from a picture, or from the end of a clip.
+
+        The body is the file itself, its Content-Type image/... or video/...; prompt and seed are in
+        the query.
+        """
+        first = PromptField(id="p-1", text=prompt).prompt()
+        read = reader_of(request.headers.get("content-type", ""))
+        house.engine.require_sound()
+        house.streams.require_place()
+        pictures = await asyncio.to_thread(read, house.config.stream, await request.body())
+        held = house.streams.start(first, seed, await house.engine.encode(pictures))
         info = held.stream.info(held.token)
         return StreamMade(**info.model_dump(), url=f"{request.base_url}#{info.id}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -30,11 +31,18 @@ CLOSE_REFUSED = 1008
 class Gate:
     """ASGI middleware: checks Host and Origin, bounds request bodies, adds the headers above."""
 
-    def __init__(self, app: ASGIApp, guard: Guard, body_limit: int) -> None:
-        """body_limit: the largest request body, in bytes."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        guard: Guard,
+        body_limit: int,
+        larger: Mapping[str, int] | None = None,
+    ) -> None:
+        """body_limit: the largest request body, in bytes; larger: that of some paths."""
         self._app = app
         self._guard = guard
         self._body_limit = body_limit
+        self._larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
@@ -55,7 +63,7 @@ class Gate:
             answer = JSONResponse({"code": "refused", "message": refusal}, 403)
             await answer(scope, receive, adding)
         else:
-            await self._app(scope, self._bounded(receive), adding)
+            await self._app(scope, self._bounded(receive, scope["path"]), adding)
 
     async def _refuse(self, receive: Receive, send: Send) -> None:
         # Accepted first: a browser tells the page nothing about a handshake that was refused.
@@ -65,15 +73,15 @@ class Gate:
             {"type": "websocket.close", "code": CLOSE_REFUSED, "reason": "this page is not allowed"}
         )
 
-    def _bounded(self, receive: Receive) -> Receive:
-        taken = 0
+    def _bounded(self, receive: Receive, path: str) -> Receive:
+        taken, limit = 0, self._larger.get(path, self._body_limit)
 
         async def receive_bounded() -> Message:
             nonlocal taken
             event = await receive()
             taken += len(event.get("body", b""))
-            if taken > self._body_limit:
-                raise HTTPException(413, f"the body is larger than {self._body_limit} bytes")
+            if taken > limit:
+                raise HTTPException(413, f"the body is larger than {limit} bytes")
             return event
 
         return receive_bounded

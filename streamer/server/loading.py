@@ -7,10 +7,13 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamer.config import Config
 from streamer.driver import Engine, EngineStream
 from streamer.errors import EngineError, StreamerError
-from streamer.stream import StreamSpec, Truth
+from streamer.stream import Opening, StreamSpec, Truth
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,9 @@ class ServedEngine(Engine, Protocol):
 
     async def close(self) -> None:
         """End the worker."""
+
+    async def encode(self, pictures: NDArray[np.uint8]) -> Opening:
+        """What a stream begins with that goes on from pictures."""
 
 
 class EngineFactory(Protocol):
@@ -89,6 +95,11 @@ class LoadingEngine:
         """A stream that goes on from its truth."""
         await self._loaded()
         return await self._engine.restore(truth)
+
+    async def encode(self, pictures: NDArray[np.uint8]) -> Opening:
+        """What a stream begins with that goes on from pictures, as soon as the model is loaded."""
+        await self._loaded()
+        return await self._engine.encode(pictures)
 
     def require_sound(self) -> None:
         """Raise what loading raised."""

@@ -18,6 +18,8 @@ PROTOCOL_VERSION = 1
 
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:-]+$")]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
+Token = Annotated[str, Field(max_length=128)]
+Name = Annotated[str, Field(max_length=40)]
 
 
 class Message(BaseModel):
@@ -53,20 +55,28 @@ class PromptField(Message):
 
 
 class Hello(Message):
-    """First message.  stream, token: go on with that stream (with its token: as its director)."""
+    """First message.  stream, token: go on with that stream (with its token: as its director).
+
+    name: what the others in the audience are shown.
+    """
 
     type: Literal["hello"] = "hello"
     version: int
     stream: Id | None = None
-    token: Annotated[str, Field(max_length=128)] | None = None
+    token: Token | None = None
+    name: Name | None = None
 
 
 class Start(Message):
-    """Make a new stream; the sender becomes its director."""
+    """Make a new stream; the sender becomes its director.
+
+    wait: while all places are taken, wait in line (see `queued`) instead of being refused.
+    """
 
     type: Literal["start"] = "start"
     prompt: PromptField
     seed: Seed | None = None
+    wait: bool = False
 
 
 class Offer(Message):
@@ -116,20 +126,81 @@ class Ping(Message):
 
 
 class Shown(Message):
-    """The page painted the first frame of a prompt.  latency_ms: from Enter to that picture."""
+    """The page painted the first frame of a prompt.  latency_ms: from Enter to that picture.
+
+    jitter_buffer_ms: how long the browser held pictures back lately, as its statistics tell.
+    """
 
     type: Literal["shown"] = "shown"
     prompt_id: Id
     latency_ms: Annotated[float, Field(ge=0)]
+    jitter_buffer_ms: Annotated[float, Field(ge=0)] | None = None
+
+
+class HandOver(Message):
+    """The director makes another viewer the director.  to: an id of the `audience`."""
+
+    type: Literal["hand_over"] = "hand_over"
+    to: Id
+
+
+class OpenSuggestions(Message):
+    """The director lets viewers suggest prompts, or no longer; closing drops those that wait."""
+
+    type: Literal["open_suggestions"] = "open_suggestions"
+    is_open: bool
+
+
+class Suggest(Message):
+    """A viewer proposes a prompt."""
+
+    type: Literal["suggest"] = "suggest"
+    prompt: PromptField
+
+
+class Pick(Message):
+    """The director plays a suggestion: it becomes the prompt."""
+
+    type: Literal["pick"] = "pick"
+    suggestion_id: Id
+
+
+class Dismiss(Message):
+    """The director drops a suggestion."""
+
+    type: Literal["dismiss"] = "dismiss"
+    suggestion_id: Id
 
 
 ClientMessage = Annotated[
-    Hello | Start | Offer | SetPrompt | SetSeed | Pause | Resume | Stop | Ping | Shown,
+    Hello
+    | Start
+    | Offer
+    | SetPrompt
+    | SetSeed
+    | Pause
+    | Resume
+    | Stop
+    | Ping
+    | Shown
+    | HandOver
+    | OpenSuggestions
+    | Suggest
+    | Pick
+    | Dismiss,
     Field(discriminator="type"),
 ]
 
 
 # ---- server to client ---------------------------------------------------------------------------
+
+
+class IceServerField(Message):
+    """A STUN or TURN server, as `RTCPeerConnection` takes it."""
+
+    urls: str
+    username: str | None = None
+    credential: str | None = None
 
 
 class Welcome(Message):
@@ -144,7 +215,7 @@ class Welcome(Message):
     transitions: list[str]
     prompt_limit: int = PROMPT_LIMIT
     loading: float
-    ice_servers: list[str]
+    ice_servers: list[IceServerField]
 
 
 class Loading(Message):
@@ -153,6 +224,14 @@ class Loading(Message):
     type: Literal["loading"] = "loading"
     progress: float
     stage: str
+
+
+class Queued(Message):
+    """All places are taken; the stream begins by itself.  position: in the line, from 1."""
+
+    type: Literal["queued"] = "queued"
+    position: int
+    length: int
 
 
 class StreamInfo(Message):
@@ -191,7 +270,8 @@ class PromptApplied(Message):
     """The first frame of the prompt was handed to the encoder.
 
     rtp_timestamp: what that frame carries to this viewer (90 kHz, modulo 2^32), so that the page
-    knows it when it is painted; null for a client without video.
+    knows it when it is painted; null for a client without WebRTC.  pts: its time on the stream's
+    clock in 1/90000 s, which is the media time of the video over WebSocket.
     """
 
     type: Literal["prompt_applied"] = "prompt_applied"
@@ -200,6 +280,7 @@ class PromptApplied(Message):
     block: int
     frame: int
     rtp_timestamp: int | None
+    pts: int
 
 
 class Status(Message):
@@ -210,8 +291,23 @@ class Status(Message):
     detail: str = ""
 
 
+class RenditionField(Message):
+    """One encoding of the stream: what it is and how many it serves (recordings too)."""
+
+    codec: str
+    tier: Literal["full", "small"]
+    width: int
+    height: int
+    kbps: float
+    viewers: int
+
+
 class Statistics(Message):
-    """Once a second.  playback_rate: frames per second played over the stream's own rate."""
+    """Once a second.  playback_rate: frames per second played over the stream's own rate.
+
+    measure: what is given up to keep the picture smooth: `none`, `lead`, `decoder`, `steps` or
+    `rate`, each with those before it; measure_reason says why.  dropped: frames.
+    """
 
     type: Literal["statistics"] = "statistics"
     fps_generated: float
@@ -224,6 +320,81 @@ class Statistics(Message):
     viewers: int
     dropped: int
     bitrate_kbps: float
+    key_frames: int
+    renditions: list[RenditionField]
+    measure: Literal["none", "lead", "decoder", "steps", "rate"]
+    measure_reason: str
+
+
+class PastPrompt(Message):
+    """A prompt that was shown.  frame: the number of its first frame."""
+
+    prompt_id: Id
+    text: str
+    block: int
+    frame: int
+
+
+class PromptHistory(Message):
+    """What was shown so far, oldest first, for who comes late; the newest prompts only."""
+
+    type: Literal["history"] = "history"
+    prompts: list[PastPrompt]
+
+
+class MemberField(Message):
+    """One of the audience."""
+
+    id: Id
+    name: str
+    is_director: bool
+
+
+class AudienceField(Message):
+    """Who watches together.  you: this client's own id.  members: the first of them.
+
+    viewers: how many watch, players of other kinds included.
+    """
+
+    type: Literal["audience"] = "audience"
+    you: Id
+    viewers: int
+    members: list[MemberField]
+    suggestions_open: bool
+
+
+class SuggestionField(Message):
+    """A prompt that a viewer proposed."""
+
+    id: Id
+    text: str
+    by: Id
+    name: str
+
+
+class Suggestions(Message):
+    """All suggestions that wait, oldest first; sent when they change."""
+
+    type: Literal["suggestions"] = "suggestions"
+    suggestions: list[SuggestionField]
+
+
+class Direction(Message):
+    """This client directs from now on, with that token; null: no longer."""
+
+    type: Literal["direction"] = "direction"
+    token: str | None
+
+
+class RecordingField(Message):
+    """A recording of the stream.  url: where its file is; `.vtt` and `.jsonl` lie beside it."""
+
+    type: Literal["recording"] = "recording"
+    id: Id
+    state: Literal["recording", "finished", "failed"]
+    detail: str
+    seconds: float
+    url: str
 
 
 class Pong(Message):
@@ -245,12 +416,18 @@ class Error(Message):
 ServerMessage = Annotated[
     Welcome
     | Loading
+    | Queued
     | StreamInfo
     | Answer
     | PromptAccepted
     | PromptApplied
     | Status
     | Statistics
+    | PromptHistory
+    | AudienceField
+    | Suggestions
+    | Direction
+    | RecordingField
     | Pong
     | Error,
     Field(discriminator="type"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import uvicorn
 
@@ -40,6 +42,8 @@ def run_server(
         failures.append(error)
         server.should_exit = True
 
+    server_section = config.server
+    check_tls(server_section.tls_cert, server_section.tls_key)
     app = create_app(config, engine_factory, on_progress=on_progress, on_failed=failed)
     listening = bind(config.server.host, config.server.port)
     server = uvicorn.Server(
@@ -50,10 +54,12 @@ def run_server(
             server_header=False,
             ws_max_size=config.server.message_bytes,
             timeout_graceful_shutdown=GRACE_S,
+            ssl_certfile=_path(server_section.tls_cert),
+            ssl_keyfile=_path(server_section.tls_key),
         )
     )
     with listening:
-        on_bound(address_of(listening))
+        on_bound(address_of(listening, "https" if server_section.tls_cert else "http"))
         try:
             server.run(sockets=[listening])
         except KeyboardInterrupt:
@@ -96,11 +102,35 @@ def bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-def address_of(listening: socket.socket) -> str:
+def check_tls(cert: str | None, key: str | None) -> None:
+    """Raise ConfigError unless certificate and key can be read and belong together."""
+    if cert is None or key is None:
+        return
+    try:
+        for name in (cert, key):
+            with Path(name).expanduser().open("rb"):
+                pass
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read: {error.strerror}") from error
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(Path(cert).expanduser(), Path(key).expanduser(), lambda: "")
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(
+            f"{cert} and {key}: cannot be used for HTTPS: {error}; both must be PEM, without a "
+            "password, and belong together"
+        ) from error
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name).expanduser()
+
+
+def address_of(listening: socket.socket, scheme: str = "http") -> str:
     """The address of the page, as a browser on this machine would open it."""
     host, port = listening.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
     if ":" in host:
         host = f"[{host}]"
-    return f"http://{host}:{port}/"
+    return f"{scheme}://{host}:{port}/"

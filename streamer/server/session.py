@@ -11,6 +11,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from streamer import __version__
 from streamer.config import Config
+from streamer.delivery.ice import IceServer
 from streamer.delivery.webrtc import Viewer
 from streamer.errors import (
     MessageError,
@@ -20,20 +21,28 @@ from streamer.errors import (
     StreamStateError,
 )
 from streamer.live import LiveStream
-from streamer.server.access import require_token
+from streamer.server.audience import Member
 from streamer.server.loading import LoadingEngine
 from streamer.server.protocol import (
     PROTOCOL_VERSION,
     Answer,
     ClientMessage,
+    Direction,
+    Dismiss,
     Error,
+    HandOver,
     Hello,
+    IceServerField,
     Loading,
     Message,
     Offer,
+    OpenSuggestions,
     Pause,
+    Pick,
     Ping,
     Pong,
+    PromptField,
+    Queued,
     Resume,
     SetPrompt,
     SetSeed,
@@ -41,6 +50,7 @@ from streamer.server.protocol import (
     Start,
     Status,
     Stop,
+    Suggest,
     Welcome,
     decode_client,
     encode,
@@ -80,11 +90,14 @@ class Session:
         self._config = config
         self._engine = engine
         self._streams = streams
+        self._ice_servers = [IceServer.parse(text) for text in config.server.ice_servers]
         self._outbox: asyncio.Queue[Message | _Farewell] = asyncio.Queue(OUTBOX_LIMIT)
         self._is_closing = asyncio.Event()
         self._has_greeted = self._has_farewell = False
         self._held: Held | None = None
-        self._is_director = False
+        self._member: Member | None = None
+        self._name: str | None = None
+        self._waiting: Start | None = None
         self._viewer: Viewer | None = None
 
     # ---- what a stream asks of its client -------------------------------------------------------
@@ -109,6 +122,22 @@ class Session:
     def rtp_timestamp(self, pts: int) -> int | None:
         """What a frame with that pts carries to this client; None without video."""
         return self._viewer.rtp_timestamp(pts) if self._viewer is not None else None
+
+    # ---- what the line for a stream asks of who waits -------------------------------------------
+
+    def enter(self) -> None:
+        """There is a place: begin the stream that was asked for."""
+        wanted, self._waiting = self._waiting, None
+        if wanted is None:
+            return
+        try:
+            self._begin(wanted)
+        except StreamerError as error:
+            self._tell_error(error, "start")
+
+    def advance(self, position: int, length: int) -> None:
+        """Tell the client its place in the line."""
+        self.tell(Queued(position=position, length=length))
 
     # ---- the connection -------------------------------------------------------------------------
 
@@ -190,9 +219,16 @@ class Session:
 
     async def _free(self) -> None:
         held, self._held = self._held, None
+        self._leave_line()
         await self._close_viewer()
         if held is not None:
             held.stream.detach(self)
+            self._leave_audience(held)
+
+    def _leave_audience(self, held: Held) -> None:
+        member, self._member = self._member, None
+        if member is not None:
+            held.audience.leave(member)
 
     async def _close_viewer(self) -> None:
         viewer, self._viewer = self._viewer, None
@@ -221,10 +257,7 @@ class Session:
             case Offer():
                 await self._watch(message.sdp)
             case SetPrompt():
-                held = self._steered()
-                prompt = message.prompt.prompt()
-                held.rate.take("changes")
-                self.tell(held.stream.set_prompt(prompt))
+                self._set_prompt(self._steered(), message.prompt)
             case SetSeed():
                 held = self._steered()
                 held.rate.take("changes")
@@ -238,9 +271,47 @@ class Session:
             case Ping():
                 self.tell(Pong(id=message.id))
             case Shown():
-                log.info(
-                    "prompt shown prompt=%s latency_ms=%.0f", message.prompt_id, message.latency_ms
-                )
+                self._note_shown(message)
+            case HandOver() | OpenSuggestions() | Suggest() | Pick() | Dismiss():
+                self._direct(message)
+
+    def _direct(self, message: HandOver | OpenSuggestions | Suggest | Pick | Dismiss) -> None:
+        """What concerns the audience."""
+        held = self._attached()
+        member, audience = self._required_member(), held.audience
+        match message:
+            case HandOver():
+                before = [each for each in audience.members.values() if each.is_director]
+                heir = audience.hand_over(member, message.to)
+                for each in before:
+                    each.listener.tell(Direction(token=None))
+                heir.listener.tell(Direction(token=audience.token))
+                log.info("direction handed over stream=%s to=%s", held.stream.id, heir.id)
+                return
+            case OpenSuggestions():
+                audience.open_suggestions(member, message.is_open)
+            case Suggest():
+                audience.suggest(member, message.prompt)
+            case Pick():
+                self._set_prompt(held, audience.pick(member, message.suggestion_id))
+            case Dismiss():
+                audience.dismiss(member, message.suggestion_id)
+        held.announce_suggestions()
+
+    def _set_prompt(self, held: Held, field: PromptField) -> None:
+        prompt = field.prompt()
+        held.rate.take("changes")
+        self.tell(held.stream.set_prompt(prompt))
+
+    def _note_shown(self, shown: Shown) -> None:
+        log.info("prompt shown prompt=%s latency_ms=%.0f", shown.prompt_id, shown.latency_ms)
+        metrics = self._streams.metrics
+        metrics.note_stage("total", shown.latency_ms / 1000)
+        if shown.jitter_buffer_ms is not None:
+            metrics.note_stage("jitter_buffer", shown.jitter_buffer_ms / 1000)
+        round_trip_s = self._viewer.round_trip_s if self._viewer is not None else None
+        if round_trip_s is not None:
+            metrics.note_stage("network", round_trip_s / 2)
 
     def _greet(self, hello: Hello) -> None:
         if self._has_greeted:
@@ -260,11 +331,9 @@ class Session:
         self._engine.require_sound()
         if not self._engine.is_ready:
             self.tell(Loading(progress=self._engine.progress, stage=self._engine.stage))
+        self._name = hello.name
         if hello.stream is not None:
-            held = self._streams.find(hello.stream)
-            if hello.token is not None:
-                require_token(hello.token, held.token)
-            self._attach(held, is_director=hello.token is not None)
+            self._attach(self._streams.find(hello.stream), hello.token)
 
     def _welcome(self) -> Welcome:
         config = self._config
@@ -276,7 +345,10 @@ class Session:
             examples=list(config.examples),
             transitions=[kind.value for kind in TransitionKind],
             loading=1.0 if self._engine.is_ready else min(self._engine.progress, 0.99),
-            ice_servers=list(config.server.ice_servers),
+            ice_servers=[
+                IceServerField(urls=s.url, username=s.username, credential=s.credential)
+                for s in self._ice_servers
+            ],
         )
 
     def _start(self, message: Start) -> None:
@@ -285,14 +357,43 @@ class Session:
                 f"this connection has the stream {stream.id} already; change its prompt, "
                 "or stop it first"
             )
-        prompt = message.prompt.prompt()
+        if self._waiting is not None:
+            raise StreamStateError("this connection waits for a stream already")
+        message.prompt.prompt()
         self._engine.require_sound()
-        self._attach(self._streams.start(prompt, message.seed), is_director=True)
+        if not message.wait:
+            self._begin(message)
+            return
+        self._waiting = message
+        try:
+            self._streams.line.join(self)
+        except StreamerError:
+            self._waiting = None
+            raise
 
-    def _attach(self, held: Held, *, is_director: bool) -> None:
-        held.stream.attach(self)
-        self._held, self._is_director = held, is_director
-        self.tell(held.stream.info(held.token if is_director else None))
+    def _begin(self, message: Start) -> None:
+        held = self._streams.start(message.prompt.prompt(), message.seed)
+        self._attach(held, held.token)
+
+    def _leave_line(self) -> None:
+        self._waiting = None
+        self._streams.line.leave(self)
+
+    def _attach(self, held: Held, token: str | None) -> None:
+        """Go with a stream; with its token as its director."""
+        member = held.audience.join(self, self._name, token)
+        try:
+            held.stream.attach(self)
+        except StreamStateError:
+            held.audience.leave(member)
+            raise
+        if self._held is not None:
+            self._leave_audience(self._held)
+        self._held, self._member = held, member
+        self.tell(held.stream.info(token))
+        self.tell(held.stream.history())
+        if held.audience.are_suggestions_open:
+            self.tell(held.audience.suggestions())
 
     async def _watch(self, sdp: str) -> None:
         """Answer an offer; an earlier video of this client is replaced once that has worked."""
@@ -314,6 +415,7 @@ class Session:
             raise
         else:
             self.tell(Answer(sdp=accepted.answer_sdp, codec=accepted.codec))
+            self._attached().announce()
         finally:
             if replaced is not None:
                 await replaced.close()
@@ -324,7 +426,7 @@ class Session:
                 return await Viewer.accept(
                     sdp,
                     stream.broadcast,
-                    self._config.server.ice_servers,
+                    self._ice_servers,
                     on_closed=lambda viewer: self._video_ended(viewer, stream),
                 )
         except TimeoutError as error:
@@ -334,14 +436,20 @@ class Session:
         if viewer is self._viewer:
             self._viewer = None
             stream.unwatch(self)
+            if self._held is not None:
+                self._held.announce()
 
     async def _stop(self) -> None:
+        if self._waiting is not None:
+            self._leave_line()
+            return
         held = self._attached()
-        if self._is_director:
+        if self._required_member().is_director:
             await held.stream.end("the director stopped it")
         else:
             held.stream.detach(self)
-        self._held, self._is_director = None, False
+        self._leave_audience(held)
+        self._held = None
         await self._close_viewer()
 
     def _attached(self) -> Held:
@@ -349,9 +457,14 @@ class Session:
             raise StreamStateError("this connection has no stream; start one, or name one in hello")
         return self._held
 
+    def _required_member(self) -> Member:
+        if self._member is None:
+            raise StreamStateError("this connection has no stream; start one, or name one in hello")
+        return self._member
+
     def _steered(self) -> Held:
         held = self._attached()
-        if not self._is_director:
+        if not self._required_member().is_director:
             raise NotDirectorError("only the director may steer this stream; you are watching it")
         return held
 
@@ -363,6 +476,7 @@ class Session:
         return self._held.stream
 
     def _tell_error(self, error: StreamerError, about: str | None) -> None:
+        self._streams.metrics.note_error(error.code)
         self.tell(Error(code=error.code, message=str(error), about=about))
 
 
@@ -388,6 +502,7 @@ _TYPES = frozenset(
     for message in (
         *(Hello, Start, Offer, SetPrompt, SetSeed),
         *(Pause, Resume, Stop, Ping, Shown),
+        *(HandOver, OpenSuggestions, Suggest, Pick, Dismiss),
     )
 )
 

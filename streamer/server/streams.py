@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 
 from streamer.config import Config
 from streamer.driver import Engine
 from streamer.errors import BusyError, StreamUnknownError
 from streamer.live import LiveStream
-from streamer.server.access import Rate, new_token
-from streamer.stream import Prompt
+from streamer.metrics import Metrics
+from streamer.server.access import Rate
+from streamer.server.audience import Audience
+from streamer.server.line import Line
+from streamer.stream import Opening, Prompt
 
 KEPT_PARKED = 64
 """So many parked streams are kept at most; beyond that the longest unwatched one is forgotten."""
@@ -21,17 +23,48 @@ KEPT_PARKED = 64
 KEPT_SCRIPTS = 64
 """Of so many streams that ended last the scripts are kept, so that they can still be replayed."""
 
+ANNOUNCE_S = 0.2
+"""Changes of the audience within this time are told together."""
+
 LEAVING_S = 5.0
 """A stream unwatched for so long gives up its place to a new one: its page was closed."""
 
 
-@dataclass(frozen=True)
 class Held:
-    """A stream with what the server knows about it: its director's token and its prompt rate."""
+    """A stream with what the server knows about it: its audience and its prompt rate.
 
-    stream: LiveStream
-    token: str = field(repr=False)
-    rate: Rate
+    Owner: Streams.  What changes in the audience is told to its members, changes close to each
+    other at once.
+    """
+
+    def __init__(self, stream: LiveStream, rate: Rate) -> None:
+        self.stream = stream
+        self.rate = rate
+        self.audience = Audience(on_changed=self.announce)
+        self._announcing: asyncio.TimerHandle | None = None
+
+    @property
+    def token(self) -> str:
+        """Makes its holder the director."""
+        return self.audience.token
+
+    def announce(self) -> None:
+        """Tell the members soon who is there."""
+        if self._announcing is None:
+            loop = asyncio.get_running_loop()
+            self._announcing = loop.call_later(ANNOUNCE_S, self._announce)
+
+    def announce_suggestions(self) -> None:
+        """Tell the members now what waits."""
+        waiting = self.audience.suggestions()
+        for member in self.audience.members.values():
+            member.listener.tell(waiting)
+
+    def _announce(self) -> None:
+        self._announcing = None
+        num_viewers = self.stream.num_viewers
+        for member in tuple(self.audience.members.values()):
+            member.listener.tell(self.audience.told(member, num_viewers))
 
 
 class Streams:
@@ -42,8 +75,17 @@ class Streams:
     """
 
     def __init__(
-        self, config: Config, engine: Engine, *, clock: Callable[[], float] = time.monotonic
+        self,
+        config: Config,
+        engine: Engine,
+        *,
+        metrics: Metrics | None = None,
+        on_started: Callable[[Held], None] = lambda held: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """on_started: told of each new stream."""
+        self.metrics = metrics or Metrics()
+        self._on_started = on_started
         self._config = config
         self._engine = engine
         self._clock = clock
@@ -51,6 +93,7 @@ class Streams:
         self._scripts: dict[str, str] = {}
         self._starts = Rate(per_s=1.0, burst=10, clock=clock)
         self._ending: set[asyncio.Task[None]] = set()
+        self.line = Line(self.require_place)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -60,8 +103,15 @@ class Streams:
         """How many clients watch any stream."""
         return sum(held.stream.num_viewers for held in self._held.values())
 
-    def start(self, prompt: Prompt, seed: int | None) -> Held:
-        """Begin a new stream.  Raises BusyError when there is no place for it."""
+    def require_place(self) -> None:
+        """Raise BusyError when a new stream would find no place."""
+        self._make_place()
+
+    def start(self, prompt: Prompt, seed: int | None, opening: Opening | None = None) -> Held:
+        """Begin a new stream.  Raises BusyError when there is no place for it.
+
+        opening: what the picture goes on from.
+        """
         self._starts.take("new streams")
         self._make_place()
         stream = LiveStream(
@@ -70,13 +120,19 @@ class Streams:
             self._engine,
             prompt,
             secrets.randbelow(2**31) if seed is None else seed,
+            opening=opening,
+            metrics=self.metrics,
             clock=self._clock,
             on_ended=self._forget,
         )
-        held = self._held[stream.id] = Held(stream, new_token(), Rate(clock=self._clock))
+        held = self._held[stream.id] = Held(stream, Rate(clock=self._clock))
         self._forget_oldest_parked()
         stream.begin()
+        self._on_started(held)
         return held
+
+    def __iter__(self) -> Iterator[LiveStream]:
+        return iter([held.stream for held in self._held.values()])
 
     def find(self, stream_id: str) -> Held:
         """Raises StreamUnknownError."""
@@ -104,6 +160,7 @@ class Streams:
 
     async def close(self) -> None:
         """End all streams."""
+        await self.line.close()
         streams = [held.stream for held in self._held.values()]
         await asyncio.gather(*(stream.end("the server is stopping") for stream in streams))
         await asyncio.gather(*self._ending)

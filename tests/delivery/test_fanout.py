@@ -11,7 +11,14 @@ import pytest
 from aiortc.mediastreams import MediaStreamError
 
 from streamer.delivery.encoder import CODECS, VideoEncoder
-from streamer.delivery.fanout import KEY_INTERVAL_S, QUEUE_LIMIT, Broadcast, PacketTrack
+from streamer.delivery.fanout import Broadcast, PacketTrack
+from streamer.delivery.line import KEY_INTERVAL_S, PRIME_S
+from streamer.delivery.subscription import (
+    KEY_BURST,
+    LAG_LIMIT_S,
+    OVERFLOW_LIMIT,
+    Subscription,
+)
 from streamer.errors import ConfigError
 from streamer.pacing import TimedFrame
 
@@ -103,7 +110,7 @@ async def test_a_late_viewer_starts_with_a_key_frame_and_disturbs_nobody(
     early, early_packet = await joined(broadcast)
     for number in range(3):
         await broadcast.push(frame(number))
-    clock.now += 1
+    clock.now += 1  # the last key frame is too old to be handed on
     _, late_packet = await joined(broadcast)
     for number in range(3, 6):
         await broadcast.push(frame(number))
@@ -114,17 +121,73 @@ async def test_a_late_viewer_starts_with_a_key_frame_and_disturbs_nobody(
     assert joined_with.pts == 3 * STEP
 
 
-async def test_key_frames_keep_their_distance_however_often_they_are_wanted(
+async def test_a_viewer_that_joins_right_after_a_key_frame_is_given_it_at_once(
+    broadcast: Broadcast, clock: Clock
+) -> None:
+    early, early_packet = await joined(broadcast)
+    for number in range(3):
+        await broadcast.push(frame(number))
+    clock.now += PRIME_S - 0.01
+    late, late_packet = await joined(broadcast)
+    packets = [await late_packet, *await drain(late, 2)]
+    assert [packet.pts // STEP for packet in packets] == [0, 1, 2]
+    assert packets[0].is_keyframe
+    for number in range(3, 12):
+        await broadcast.push(frame(number))
+    seen = [await early_packet, *await drain(early, 11)]
+    assert [packet.is_keyframe for packet in seen].count(True) == 1
+
+
+@pytest.mark.parametrize("later_s", [0.1, 0.29, 0.31, 0.45, 0.6, 3.0])
+async def test_whoever_joins_has_a_key_frame_within_300_ms(
+    broadcast: Broadcast, clock: Clock, later_s: float
+) -> None:
+    """Join at any time after the last key frame, at 16 frames a second."""
+    _, first = await joined(broadcast)
+    numbers = itertools.count()
+    end = clock.now + later_s
+    while clock.now < end:
+        await broadcast.push(frame(next(numbers)))
+        clock.now += 1 / 16
+    asked = clock.now
+    late, waiting = await joined(broadcast)
+    while not waiting.done():
+        await broadcast.push(frame(next(numbers)))
+        await asyncio.sleep(0)
+        if not waiting.done():
+            clock.now += 1 / 16
+    assert (await waiting).is_keyframe
+    assert clock.now - asked <= 0.3
+    late.stop()
+    await first
+
+
+async def test_key_frames_keep_their_distance_however_many_ask(
+    broadcast: Broadcast, clock: Clock
+) -> None:
+    asking = [await joined(broadcast) for _ in range(12)]
+    track, first = asking[0]
+    packets = []
+    for number in range(32):
+        asking[number % 12][0].request_keyframe()
+        await broadcast.push(frame(number))
+        packets.append(await (first if number == 0 else track.recv()))
+        clock.now += 1 / 16
+    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+    assert keys == list(range(0, 32, int(KEY_INTERVAL_S * 16)))
+    await asyncio.gather(*(each for _, each in asking))
+
+
+async def test_one_viewer_that_asks_all_the_time_costs_the_others_few_key_frames(
     broadcast: Broadcast, clock: Clock
 ) -> None:
     track, first = await joined(broadcast)
-    for number in range(32):
+    for number in range(16 * 10):
         track.request_keyframe()
         await broadcast.push(frame(number))
+        await (first if number == 0 else track.recv())
         clock.now += 1 / 16
-    packets = [await first, *await drain(track, 31)]
-    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
-    assert keys == list(range(0, 32, int(KEY_INTERVAL_S * 16)))
+    assert broadcast.num_keyframes <= 1 + KEY_BURST + 10 * 0.5 + 1
 
 
 async def test_a_second_codec_is_encoded_only_while_somebody_watches_it(
@@ -145,23 +208,154 @@ async def test_a_second_codec_is_encoded_only_while_somebody_watches_it(
     assert encoded == [("H264", STEP, False)]
 
 
-async def test_a_viewer_that_does_not_read_is_set_to_the_next_key_frame(
+async def test_a_viewer_that_does_not_read_waits_no_longer_than_allowed_and_gets_a_key_frame(
     broadcast: Broadcast, clock: Clock
 ) -> None:
     stuck, stuck_first = await joined(broadcast)
     reader, reader_first = await joined(broadcast)
     await broadcast.push(frame(0))
     await asyncio.gather(stuck_first, reader_first)
-    for number in range(1, QUEUE_LIMIT + 20):
+    for number in range(1, 30):
         clock.now += 1 / 16
         await broadcast.push(frame(number))
         assert (await reader.recv()).pts == number * STEP
-    assert broadcast.dropped >= QUEUE_LIMIT
+        assert stuck.subscription.lag_s <= LAG_LIMIT_S + 1 / 16
+    assert broadcast.dropped > 16
     packet = await stuck.recv()
     assert packet.is_keyframe
-    assert packet.pts > QUEUE_LIMIT * STEP
+    assert packet.pts > 16 * STEP
     following = await stuck.recv()
     assert following.pts == packet.pts + STEP
+
+
+async def test_a_viewer_that_never_reads_loses_its_place_and_nobody_else_anything(
+    broadcast: Broadcast, clock: Clock
+) -> None:
+    dropped: list[str] = []
+    stuck = Subscription(
+        broadcast, "H264", lag_limit_s=0.5, on_dropped=lambda: dropped.append("x"), clock=clock
+    )
+    stuck.join()
+    reader, reader_first = await joined(broadcast)
+    for number in range(16 * 8):
+        await broadcast.push(frame(number))
+        packet = await (reader_first if number == 0 else reader.recv())
+        assert packet.pts == number * STEP
+        clock.now += 1 / 16
+        if dropped:
+            break
+    assert stuck.is_closed
+    assert dropped == ["x"]
+    assert stuck.num_dropped >= OVERFLOW_LIMIT * 8
+    assert broadcast.num_viewers == 1
+
+
+# ---- renditions ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def wide(clock: Clock) -> AsyncIterator[Broadcast]:
+    """Large enough to have a small rendition."""
+    made = Broadcast(256, 160, 16, 600, clock=clock)
+    yield made
+    await made.close()
+
+
+def wide_frame(number: int) -> TimedFrame:
+    pixels = np.full((160, 256, 3), number * 7 % 256, np.uint8)
+    return TimedFrame(pixels, number, number // 12, "p", number * STEP)
+
+
+def picture_size(packet: av.Packet) -> tuple[int, int]:
+    decoder = av.CodecContext.create("h264", "r")
+    (picture,) = [*decoder.decode(av.Packet(bytes(packet))), *decoder.decode(None)]
+    return picture.width, picture.height
+
+
+async def test_a_viewer_on_a_thin_way_gets_the_small_rendition_and_the_others_the_full_one(
+    wide: Broadcast, clock: Clock, encoded: list[tuple[str, int, bool]]
+) -> None:
+    (good, good_first), (thin, thin_first) = await joined(wide), await joined(wide)
+    received: dict[str, list[av.Packet]] = {"good": [], "thin": []}
+    for number in range(16 * 6):
+        if number % 16 == 0:
+            thin.subscription.note_loss(0.4)
+            good.subscription.note_loss(0.0)
+        await wide.push(wide_frame(number))
+        received["good"].append(await (good_first if number == 0 else good.recv()))
+        received["thin"].append(await (thin_first if number == 0 else thin.recv()))
+        clock.now += 1 / 16
+    for name, packets in received.items():
+        stamps = [packet.pts // STEP for packet in packets]
+        assert stamps == list(range(len(stamps))), name
+    assert sorted(each.tier for each in wide.renditions) == ["full", "small"]
+    assert [packet.is_keyframe for packet in received["good"]].count(True) == 1
+    changed = next(i for i, packet in enumerate(received["thin"]) if i and packet.is_keyframe)
+    assert picture_size(received["thin"][changed]) == (128, 80)
+    assert picture_size(received["good"][0]) == (256, 160)
+    full, small = sorted(wide.renditions, key=lambda each: each.tier)
+    assert (full.viewers, small.viewers) == (1, 1)
+    assert full.target_kbps == 600
+    assert small.target_kbps < 220
+    # A second viewer on a thin way shares the small encoder.
+    encoded.clear()
+    await wide.push(wide_frame(200))
+    assert len(encoded) == 2
+
+
+async def test_the_small_rendition_ends_when_its_viewer_is_well_again(
+    wide: Broadcast, clock: Clock
+) -> None:
+    track, first = await joined(wide)
+    packets = []
+    for number in range(16 * 30):
+        if number % 16 == 0:
+            track.subscription.note_loss(0.4 if number < 16 * 4 else 0.0)
+        await wide.push(wide_frame(number))
+        packets.append(await (first if number == 0 else track.recv()))
+        clock.now += 1 / 16
+    assert [each.tier for each in wide.renditions] == ["full"]
+    stamps = [packet.pts // STEP for packet in packets]
+    assert stamps == list(range(len(stamps)))
+    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+    sizes = [picture_size(packets[i]) for i in keys]
+    assert sizes[0] == (256, 160)
+    assert (128, 80) in sizes
+    assert sizes[-1] == (256, 160)
+
+
+async def test_a_slightly_thin_way_lowers_the_bitrate_and_starts_no_second_encoder(
+    wide: Broadcast, clock: Clock
+) -> None:
+    track, first = await joined(wide)
+    for number in range(16 * 6):
+        if number % 16 == 0:
+            track.subscription.note_remb(450)
+        await wide.push(wide_frame(number))
+        await (first if number == 0 else track.recv())
+        clock.now += 1 / 16
+    (full,) = wide.renditions
+    assert full.tier == "full"
+    assert full.target_kbps == 450
+
+
+async def test_viewers_that_change_in_opposite_directions_lose_no_frame(
+    wide: Broadcast, clock: Clock
+) -> None:
+    tracks = [await joined(wide) for _ in range(2)]
+    seen: list[list[int]] = [[], []]
+    for number in range(64):
+        if number in (8, 24, 40):
+            for place, (track, _) in enumerate(tracks):
+                assert track.subscription.rate is not None
+                track.subscription.rate.tier = "small" if (number // 16 + place) % 2 else "full"
+                wide.adapt(track.subscription)
+        await wide.push(wide_frame(number))
+        for place, (track, first) in enumerate(tracks):
+            packet = await asyncio.wait_for(first if number == 0 else track.recv(), 2)
+            seen[place].append(packet.pts // STEP)
+        clock.now += 1 / 16
+    assert seen == [list(range(64))] * 2
 
 
 async def test_an_idle_stream_shows_its_last_picture_to_a_late_viewer() -> None:

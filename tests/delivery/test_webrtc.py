@@ -250,9 +250,9 @@ async def test_a_late_viewer_shares_the_encoder_and_sees_a_picture_soon(
     started: list[str] = []
     init = VideoEncoder.__init__
 
-    def counting(self: VideoEncoder, codec: Codec, *rest: int) -> None:
+    def counting(self: VideoEncoder, codec: Codec, *rest: int, **more: str) -> None:
         started.append(codec)
-        init(self, codec, *rest)
+        init(self, codec, *rest, **more)
 
     monkeypatch.setattr(VideoEncoder, "__init__", counting)
     early, _, _ = await watch(show, ("H264",))
@@ -383,7 +383,7 @@ async def test_a_changed_aiortc_costs_timestamps_and_nothing_else(
     class Changed:
         transport = object()
 
-    for name in ("_on_first_packet", "_route_keyframe_requests"):
+    for name in ("_on_first_packet", "route_feedback"):
         hook = getattr(webrtc, name)
         monkeypatch.setattr(webrtc, name, lambda _, call, hook=hook: hook(Changed(), call))
     client, viewer, _ = await watch(show)
@@ -394,6 +394,7 @@ async def test_a_changed_aiortc_costs_timestamps_and_nothing_else(
 
 def test_the_private_names_of_aiortc_and_aioice_are_still_there() -> None:
     assert callable(RTCRtpSender._send_keyframe)
+    assert callable(RTCRtpSender._handle_rtcp_packet)
     assert callable(RTCDtlsTransport._send_rtp)
     assert aioice.ice.CONSENT_INTERVAL > 0
     assert aioice.ice.CONSENT_FAILURES > 0

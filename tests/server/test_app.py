@@ -6,6 +6,8 @@ import io
 import json
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 from streamer.stream import Ended, Prompt, Script
@@ -199,3 +201,70 @@ async def test_the_end_of_the_server_ends_streams_and_engine(serve: Serve) -> No
     async with app.router.lifespan_context(app):
         assert not engine.is_closed
     assert engine.is_closed
+
+
+def png(level: int) -> bytes:
+    """A picture of one grey, as a PNG file."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="image2pipe") as container:
+        stream = container.add_stream("png")
+        stream.width = stream.height = 32
+        stream.pix_fmt = "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), level, np.uint8), "rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+async def test_a_stream_goes_on_from_a_picture(serve: Serve) -> None:
+    served = await serve()
+    made = await served.http.post(
+        "/api/streams/from-file",
+        params={"prompt": "snow", "seed": 7},
+        content=png(120),
+        headers={"Content-Type": "image/png"},
+    )
+    assert made.status_code == 201
+    assert made.json()["prompt"]["text"] == "snow"
+    answer = await served.http.get(f"/api/streams/{made.json()['id']}/script")
+    spec = Script.read(io.StringIO(answer.text)).spec
+    assert spec.opening is not None
+    assert (spec.seed, spec.opening.latents().tolist()) == (7, [[[[120.0]]]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "query", "status", "code"),
+    [
+        ("image/png", {"prompt": "snow"}, 400, "picture_invalid"),
+        ("video/mp4", {"prompt": "snow"}, 400, "picture_invalid"),
+        ("text/plain", {"prompt": "snow"}, 415, "media_type"),
+        ("image/png", {"prompt": " "}, 400, "prompt_invalid"),
+        ("image/png", {}, 400, "message_invalid"),
+    ],
+)
+async def test_a_file_that_cannot_be_begun_with_begins_nothing(
+    serve: Serve, kind: str, query: dict[str, str], status: int, code: str
+) -> None:
+    served = await serve()
+    answer = await served.http.post(
+        "/api/streams/from-file",
+        params=query,
+        content=b"neither picture nor clip",
+        headers={"Content-Type": kind},
+    )
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert (await served.health())["streams"] == 0
+
+
+async def test_only_a_file_may_be_large(serve: Serve) -> None:
+    served = await serve(upload_bytes=200_000)
+    codes = []
+    for size in (100_000, 300_000):
+        answer = await served.http.post(
+            "/api/streams/from-file",
+            params={"prompt": "snow"},
+            content=b"x" * size,
+            headers={"Content-Type": "image/png"},
+        )
+        codes.append(answer.json()["code"])
+    assert codes == ["picture_invalid", "too_large"]

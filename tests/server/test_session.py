@@ -30,6 +30,7 @@ class FakeViewer:
     def __init__(self, on_closed: Callable[[Any], None]) -> None:
         self.answer_sdp, self.codec = "v=0 answer", "VP8"
         self.on_closed = on_closed
+        self.round_trip_s = 0.08
         self.is_closed = asyncio.Event()
 
     @classmethod
