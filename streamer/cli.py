@@ -11,42 +11,32 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from functools import wraps
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from streamer import __version__
-from streamer.errors import ConfigError, StreamerError
+from streamer.commands.bench_delivery import bench_delivery
+from streamer.commands.clearly import fails_clearly
+from streamer.commands.doctor import doctor
+from streamer.commands.models import models
+from streamer.commands.serving import serve_options, with_server
+from streamer.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from streamer.config import Config
     from streamer.offline import Rendered, Score
     from streamer.stream import Prompt, Script
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, by the shells' convention."""
-
-
-def fails_clearly(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn this project's errors into one sentence on stderr and exit status 2."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except StreamerError as error:
-            click.echo(f"streamer: {error}", err=True)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            click.echo("\nstreamer: stopped", err=True)
-            sys.exit(INTERRUPTED)
-
-    return run
+CLIP_S = 8.0
+"""Length of a clip when neither the command nor the configuration says one."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,7 +49,14 @@ config_option = click.option(
     "--config",
     "source",
     metavar="NAME|FILE",
-    help="A shipped configuration by name (storybook, pattern) or a JSON file.",
+    help="A shipped configuration by name (storybook, pattern), a JSON file (one of LightX2V's, "
+    "too), or a file of `streamer models convert`.",
+)
+model_path_option = click.option(
+    "--model-path",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder of the model's weights.  [default: where the configuration says]",
 )
 
 
@@ -68,13 +65,21 @@ config_option = click.option(
 
 @main.command()
 @config_option
+@model_path_option
 @click.option("--host", help="Address to bind.  [default: 127.0.0.1, this machine only]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+@serve_options
 @click.option("--open/--no-open", "open_page", default=False, help="Open the page in a browser.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="warning")
 @fails_clearly
 def serve(
-    source: str | None, host: str | None, port: int | None, open_page: bool, log_level: str
+    source: str | None,
+    model_path: Path | None,
+    host: str | None,
+    port: int | None,
+    open_page: bool,
+    log_level: str,
+    **delivery: Any,
 ) -> None:
     """Serve the page and the streams."""
     import logging
@@ -85,10 +90,8 @@ def serve(
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    config = load_config(source)
-    changed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    server = config.server.model_copy(update=changed)
-    config = config.model_copy(update={"server": server})
+    config = load_config(source, model_path)
+    config = with_server(config, host=host, port=port, **delivery)
     screen = ServeScreen(config.title or config.name, open_page)
     run_server(config, on_bound=screen.bound, on_progress=screen.loading)
 
@@ -124,7 +127,11 @@ class ServeScreen:
 
 @main.command()
 @config_option
+@model_path_option
 @click.option("--prompt", required=True, help="What the stream begins with.")
+@click.option(
+    "--negative-prompt", help="What guidance leads away from; for models that are not distilled."
+)
 @click.option(
     "--prompt-at",
     "later",
@@ -139,7 +146,17 @@ class ServeScreen:
     help="How later prompts come in.  [default: the model's]",
 )
 @click.option("--blend-blocks", type=click.IntRange(1, 64), default=4, show_default=True)
-@click.option("--seconds", type=float, default=8.0, show_default=True, help="Length of the clip.")
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    help="A picture to begin with; the clip goes on from it.",
+)
+@click.option(
+    "--video",
+    type=click.Path(path_type=Path),
+    help="A clip to continue; what is written begins where it ends.",
+)
+@click.option("--seconds", type=float, help="Length of the clip.  [default: the model's, or 8]")
 @click.option("--seed", type=click.IntRange(0, 2**53 - 1), help="[default: a new one]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The MP4 to write.")
 @click.option("--script", "script_out", type=click.Path(path_type=Path), help="Save the script.")
@@ -147,11 +164,15 @@ class ServeScreen:
 @fails_clearly
 def generate(
     source: str | None,
+    model_path: Path | None,
     prompt: str,
+    negative_prompt: str | None,
     later: tuple[tuple[float, str], ...],
     transition: str | None,
     blend_blocks: int,
-    seconds: float,
+    image: Path | None,
+    video: Path | None,
+    seconds: float | None,
     seed: int | None,
     out: Path,
     script_out: Path | None,
@@ -160,13 +181,18 @@ def generate(
     """Write a clip, through the same code as a live stream."""
     from streamer.config import load_config
     from streamer.offline import score_from_prompts
+    from streamer.pictures import read_opening
     from streamer.stream import Prompt, Script, StreamSpec, Transition, TransitionKind
 
-    config = load_config(source)
+    config = load_config(source, model_path)
+    if negative_prompt is not None:
+        config = with_negative_prompt(config, negative_prompt)
     way = Transition(TransitionKind(transition), blend_blocks) if transition else None
     prompts: list[tuple[float, Prompt]] = [(0.0, Prompt("p0", prompt))]
     prompts += [(at, Prompt(f"p{i}", text, way)) for i, (at, text) in enumerate(later, start=1)]
     section = config.stream
+    if seconds is None:
+        seconds = section.clip_frames / section.fps if section.clip_frames else CLIP_S
     score = score_from_prompts(section, prompts, seconds)
     spec = StreamSpec(
         model=config.name,
@@ -175,18 +201,38 @@ def generate(
         height=section.height,
         fps=section.fps,
     )
-    render_command(config, Script(spec), score, out, as_json, script_out)
+    pictures = read_opening(section, image, video)
+    render_command(config, Script(spec), score, out, as_json, script_out, pictures)
+
+
+def with_negative_prompt(config: Config, text: str) -> Config:
+    """The configuration with another negative prompt; says so when the model has no use for it."""
+    if config.model is None or config.model.sampler.guidance_scale == 1:
+        click.echo(
+            f"streamer: --negative-prompt has no effect: {config.name} asks its model once a step "
+            "(guidance_scale 1, enable_cfg false)",
+            err=True,
+        )
+        return config
+    sampler = config.model.sampler.model_copy(update={"negative_prompt": text})
+    return config.model_copy(update={"model": config.model.model_copy(update={"sampler": sampler})})
 
 
 @main.command()
 @click.argument("script", type=click.Path(path_type=Path))
 @config_option
+@model_path_option
 @click.option("--seconds", type=float, help="[default: as long as the stream was]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The MP4 to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 @fails_clearly
 def replay(
-    script: Path, source: str | None, seconds: float | None, out: Path, as_json: bool
+    script: Path,
+    source: str | None,
+    model_path: Path | None,
+    seconds: float | None,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """Render again what a live stream showed, from its script."""
     from streamer.config import load_config
@@ -198,8 +244,8 @@ def replay(
             recorded = Script.read(file, str(script))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{script}: cannot be read: {error}") from error
-    config = load_config(source or recorded.spec.model)
-    score = score_from_script(config.stream, recorded, seconds)
+    config = load_config(source or recorded.spec.model, model_path)
+    score = score_from_script(config, recorded, seconds)
     render_command(config, recorded, score, out, as_json, None)
 
 
@@ -210,8 +256,12 @@ def render_command(
     out: Path,
     as_json: bool,
     script_out: Path | None,
+    pictures: NDArray[np.uint8] | None = None,
 ) -> None:
-    """Render a score into `out` with a progress bar, and say what was made."""
+    """Render a score into `out` with a progress bar, and say what was made.
+
+    pictures: what the stream goes on from, when its script does not hold it yet.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -237,7 +287,10 @@ def render_command(
             )
             try:
                 await engine.start()
-                driver = StreamDriver(engine, script.spec, config.stream)
+                spec = script.spec
+                if pictures is not None:
+                    spec = replace(spec, opening=await engine.encode(pictures))
+                driver = StreamDriver(engine, spec, config.stream)
                 progress.update(task, description="making", total=score.num_frames, completed=0)
                 return await render_to_file(
                     driver, score, writer, lambda frames: progress.update(task, completed=frames)
@@ -317,25 +370,34 @@ def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
         raise KeyboardInterrupt from None
 
 
-class LazyDistill(click.Group):
-    """The group `distill`, whose commands need the `distill` extra and are imported when used."""
+class LazyGroup(click.Group):
+    """A group whose commands are imported when one is used, since they need more than others."""
+
+    def __init__(self, name: str, help_text: str, find: Callable[[], click.Group]) -> None:
+        super().__init__(name, help=help_text)
+        self._find = find
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the subcommands."""
-        return self._group().list_commands(ctx)
+        return self._find().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One subcommand."""
-        return self._group().get_command(ctx, cmd_name)
-
-    @staticmethod
-    def _group() -> click.Group:
-        from streamer.distill.commands import distill
-
-        return distill
+        return self._find().get_command(ctx, cmd_name)
 
 
-main.add_command(LazyDistill("distill", help="Train, evaluate and export the embedded model."))
+def find_distill() -> click.Group:
+    """The group `distill`, which needs the `distill` extra."""
+    from streamer.distill.commands import distill
+
+    return distill
+
+
+main.add_command(
+    LazyGroup("distill", "Train, evaluate and export the embedded model.", find_distill)
+)
+main.add_command(models)
+main.add_command(doctor)
 
 
 # ---- config -------------------------------------------------------------------------------------
@@ -381,13 +443,16 @@ def config_list() -> None:
 # ---- bench --------------------------------------------------------------------------------------
 
 
-@main.command(name="bench")
+@main.group(name="bench", invoke_without_command=True)
 @config_option
 @click.option("--blocks", default=40, show_default=True, type=click.IntRange(3))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.pass_context
 @fails_clearly
-def bench_command(source: str | None, blocks: int, as_json: bool) -> None:
-    """Measure how fast this machine makes a stream, decode included."""
+def bench_command(context: click.Context, source: str | None, blocks: int, as_json: bool) -> None:
+    """Measure how fast this machine makes a stream, decode included; or what viewers cost."""
+    if context.invoked_subcommand is not None:
+        return
     from streamer.bench import bench
     from streamer.config import load_config
 
@@ -403,3 +468,6 @@ def bench_command(source: str | None, blocks: int, as_json: bool) -> None:
         f"denoise {made.denoise_ms} with the clean pass, decode {made.decode_ms}\n"
         f"loaded in {made.load_s} s, first block after {made.first_block_ms} ms"
     )
+
+
+bench_command.add_command(bench_delivery)

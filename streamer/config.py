@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
+import struct
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -16,10 +18,17 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamer.errors import ConfigError
+from streamer.lightx2v import is_lightx2v, translate
+from streamer.places import configs_dir as configs_dir
+from streamer.places import models_dir as models_dir
+from streamer.places import web_dir as web_dir
+from streamer.places import weights_path as weights_path
 from streamer.stream import Transition, TransitionKind
 
-PACKAGE = Path(__file__).resolve().parent
+log = logging.getLogger(__name__)
+
 DEFAULT_CONFIG = "storybook"
+HEADER_KEY = "streamer.config"
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -46,6 +55,9 @@ class StreamSection(Section):
 
     Width and height are even, since video has one colour sample for each two by two pixels.
     window counts sinks, history and the block being made; 0 keeps everything (finite streams only).
+    recache_together: how a recache rewrites the window: in one pass in which its frames see each
+    other in both directions, as LongLive trains it, or block by block, as they were made.
+    clip_frames: pictures that `generate` makes when it is not told how long; None: eight seconds.
     """
 
     width: Annotated[int, Field(ge=64, le=4096, multiple_of=2)]
@@ -55,6 +67,8 @@ class StreamSection(Section):
     window: Annotated[int, Field(ge=0)] = 9
     sink: Annotated[int, Field(ge=0)] = 3
     absolute_positions: bool = False
+    recache_together: bool = False
+    clip_frames: Positive | None = None
     transition: TransitionSection = TransitionSection()
 
     @model_validator(mode="after")
@@ -71,12 +85,20 @@ class SamplerSection(Section):
     """The denoising steps.  warp has no default: a list is useless without knowing its meaning.
 
     warp true: entries index the shifted table (Self-Forcing); false: entries are timesteps.
+    guidance_scale: 1 asks the model once a step; another number asks it twice, with the prompt and
+    with negative_prompt, and goes that far from the second answer to the first.  Distilled models
+    have the guidance in their weights and want 1.
+    solver: `renoise` is how CausVid, Self-Forcing and LongLive are trained and run; `unipc` is what
+    LightX2V ran CausVid's list with at first: without fresh noise, timesteps taken literally.
     """
 
     denoising_step_list: Annotated[list[float], Field(min_length=1, max_length=100)]
     warp: bool
     shift: Annotated[float, Field(gt=0)] = 5.0
     context_noise: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    solver: Literal["renoise", "unipc"] = "renoise"
+    guidance_scale: Annotated[float, Field(gt=0, le=30)] = 1.0
+    negative_prompt: str = ""
 
     @model_validator(mode="after")
     def _steps_fall(self) -> SamplerSection:
@@ -86,8 +108,19 @@ class SamplerSection(Section):
         return self
 
 
+class LoraSection(Section):
+    """Low-rank changes that are added to the transformer's weights while they load."""
+
+    weights: str
+    scale: float = 1.0
+
+
 class TransformerSection(Section):
-    """Sizes of the causal Wan transformer."""
+    """Sizes of the causal Wan transformer, and its weights: files, or a folder to look in.
+
+    dtype: what the weights are held and computed in.
+    assume_causal: take weights that say that they are a bidirectional model or a training stage.
+    """
 
     width: Positive
     num_heads: Positive
@@ -98,7 +131,12 @@ class TransformerSection(Section):
     text_length: Positive = 512
     freq_width: Positive = 256
     learned_grid: tuple[Positive, Positive] | None = None
+    pooled_text: bool = False
+    text_canvas: Annotated[int, Field(ge=0)] = 0
     weights: Annotated[list[str], Field(min_length=1)]
+    loras: list[LoraSection] = []
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    assume_causal: bool = False
 
     @model_validator(mode="after")
     def _heads_divide(self) -> TransformerSection:
@@ -115,15 +153,26 @@ class FileSection(Section):
 
 
 class DecoderSection(FileSection):
-    """The latent autoencoder."""
+    """The latent autoencoder: ours (`tiny`), Wan's, its pruned form (`lightvae`), or TAEHV.
 
-    kind: Literal["tiny"] = "tiny"
+    dtype: what a published one computes in; None: the transformer's.
+    """
+
+    kind: Literal["tiny", "wan", "lightvae", "taehv"] = "tiny"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
 
 
 class TextSection(FileSection):
-    """The text encoder."""
+    """The text encoder: ours, or UMT5 with the folder that holds its tokenizer.
 
-    kind: Literal["storybook"] = "storybook"
+    dtype: what UMT5 is held and computed in.
+    parked: UMT5 stays in the host's memory and visits the device layer by layer for each new text.
+    """
+
+    kind: Literal["storybook", "umt5"] = "storybook"
+    tokenizer: str = ""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    parked: bool = False
 
 
 class ModelSection(Section):
@@ -138,7 +187,15 @@ class ModelSection(Section):
 
 
 class ServerSection(Section):
-    """Addresses, limits and patience of the server.  Safe for a laptop as it stands."""
+    """Addresses, limits and patience of the server.  Safe for a laptop as it stands.
+
+    ice_servers: `stun:host:port`, `turn:user:password@host:port`.  bitrate_kbps: of the full
+    rendition; None suits size and rate.  h264_encoder: `auto` takes the first that works here.
+    message_bytes: the largest message or request; upload_bytes: one that brings a picture or clip.
+    rewind_s: how much is kept of what was sent, for "save the last seconds"; 0 keeps nothing.
+    publish: WHIP addresses every stream is sent to; `{stream}` stands for its id.
+    tls_cert, tls_key: PEM files; both or none.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -146,8 +203,16 @@ class ServerSection(Section):
     max_streams: Positive = 2
     max_viewers: Positive = 16
     message_bytes: Positive = 65536
+    upload_bytes: Positive = 50_000_000
     ice_servers: list[str] = []
-    bitrate_kbps: Annotated[int, Field(ge=100, le=50_000)] = 1200
+    bitrate_kbps: Annotated[int, Field(ge=100, le=50_000)] | None = None
+    h264_encoder: Literal["auto", "libx264", "h264_nvenc"] = "auto"
+    rewind_s: Annotated[float, Field(ge=0, le=600)] = 30.0
+    recording_dir: str = "~/.local/share/streamer/recordings"
+    publish: list[str] = []
+    publish_token: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
     park_after_s: Annotated[float, Field(gt=0)] = 20.0
     forget_after_s: Annotated[float, Field(gt=0)] = 1800.0
     viewer_silence_s: Annotated[float, Field(gt=0)] = 15.0
@@ -163,6 +228,37 @@ class ServerSection(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> ServerSection:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together; give both, or none for HTTP")
+        return self
+
+
+class DownloadSection(Section):
+    """Files of one Hugging Face repository, at one revision; `include` are glob patterns.
+
+    Written below the models folder as `folder`/<name in the repository>.
+    bytes: their size together, to know beforehand whether they fit on the disk.
+    revision: a commit; empty: the one that `main` means at the first download, which is noted and
+    kept from then on.
+    """
+
+    repo: str
+    folder: str
+    include: Annotated[list[str], Field(min_length=1)]
+    bytes: Annotated[int, Field(ge=0)]
+    revision: str = ""
+
+
+class SourceSection(Section):
+    """Where the weights come from and under which terms."""
+
+    page: str
+    licence: str
+    notes: str = ""
+    downloads: list[DownloadSection] = []
+
 
 class Config(Section):
     """One runnable model and how it is served."""
@@ -172,6 +268,7 @@ class Config(Section):
     family: Literal["pattern", "wan"]
     stream: StreamSection
     model: ModelSection | None = None
+    source: SourceSection | None = None
     examples: list[str] = []
     server: ServerSection = ServerSection()
 
@@ -184,40 +281,57 @@ class Config(Section):
         return self
 
 
-def configs_dir() -> Path:
-    """Where the shipped configurations are: beside the package, or inside an installed one."""
-    installed = PACKAGE / "_configs"
-    return installed if installed.is_dir() else PACKAGE.parent / "configs"
-
-
-def web_dir() -> Path:
-    """Where the page is: beside the package, or inside an installed one."""
-    installed = PACKAGE / "_web"
-    return installed if installed.is_dir() else PACKAGE.parent / "web"
-
-
-def weights_path(name: str) -> Path:
-    """The file a configuration means: `assets/...` ships with the package, others are paths."""
-    if name.startswith("assets/"):
-        return PACKAGE / name
-    return Path(os.path.expanduser(name))
-
-
-def load_config(source: str | Path | None = None) -> Config:
+def load_config(source: str | Path | None = None, model_path: Path | None = None) -> Config:
     """Read a configuration by file path or by the name of a shipped one (None: the default).
 
+    A file of LightX2V is translated, a safetensors file read for the configuration in its header.
+    model_path: a folder in which the weights are looked for, instead of where the configuration
+    says.
     Raises ConfigError that names the file, the key, what is wrong and the nearest known name.
     """
     path = _find(str(source or DEFAULT_CONFIG))
+    tree = header_config(path) if path.suffix == ".safetensors" else _read_json(path)
+    if is_lightx2v(tree):
+        translated = translate(tree, str(path), model_path)
+        for warning in translated.warnings:
+            log.warning("%s", warning)
+        tree = translated.tree
+    config = parse_config(tree, str(path))
+    if model_path is None:
+        return config
+    from streamer.model_path import at_model_path
+
+    return at_model_path(config, model_path)
+
+
+def header_config(path: Path) -> Any:
+    """The configuration in the header of a file of `streamer models convert`, as a JSON tree.
+
+    The file itself becomes the transformer's weights.  Raises ConfigError.
+    """
+    try:
+        with path.open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            notes = json.loads(file.read(length)).get("__metadata__", {})
+        tree = json.loads(notes[HEADER_KEY])
+        tree["model"]["transformer"] |= {"weights": [str(path)], "loras": []}
+    except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: has no configuration in its header; name a configuration, and this file in "
+            "its model.transformer.weights"
+        ) from error
+    return tree
+
+
+def _read_json(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:
-        tree = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from error
-    return parse_config(tree, str(path))
 
 
 def parse_config(tree: object, name: str) -> Config:
@@ -231,7 +345,7 @@ def parse_config(tree: object, name: str) -> Config:
 
 
 def _find(source: str) -> Path:
-    if source.endswith(".json") or os.sep in source:
+    if source.endswith((".json", ".safetensors")) or os.sep in source:
         return Path(source).expanduser()
     known = sorted(p.stem for p in configs_dir().glob("*.json"))
     if source not in known:

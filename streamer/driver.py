@@ -76,7 +76,7 @@ class StreamDriver:
         self._engine = engine
         self._stream: EngineStream | None = None
         self._default = section.transition.transition()
-        self._history = History(section.window, section.sink, section.num_frame_per_block)
+        self._history = History.of(spec, section.window, section.sink, section.num_frame_per_block)
         self._file = script_file
         self._on_restoring = on_restoring
         self._write(next(self.script.lines()))

@@ -4,6 +4,7 @@
     |- ConfigError            config_invalid        a configuration that cannot work
     |- WeightsError           weights_invalid       a missing or damaged weights file
     |- OutputError            output_unwritable     a place that cannot be written
+    |- DownloadError          download_failed       the hub did not give a file
     |- AddressInUseError      address_in_use        the port belongs to somebody else
     |- RequestError                                 something a client sent
     |  |- MessageError        message_invalid       not a message of the protocol
@@ -13,6 +14,10 @@
     |  |- StreamUnknownError  stream_unknown        no stream of that id
     |  |- StreamStateError    stream_state          not possible in the stream's present state
     |  |- NotDirectorError    not_director          only the director may steer
+    |  |- MediaTypeError      media_type            a body of another kind than wanted
+    |  |- ConditionError      condition             If-Match is missing or names another session
+    |  |- PictureError        picture_invalid       a picture or clip that cannot be begun with
+    |  |- PublishError        publish_refused       an address that nothing can be published to
     |  `- BusyError           busy                  a limit is reached; try again later
     `- EngineError                                  the making of video failed
        |- WorkerDiedError     worker_died           the process is gone; restore brings it back
@@ -53,6 +58,12 @@ class OutputError(StreamerError):
     """A place that cannot be written to."""
 
     code = "output_unwritable"
+
+
+class DownloadError(StreamerError):
+    """A file that could not be fetched, with the reason."""
+
+    code = "download_failed"
 
 
 class AddressInUseError(StreamerError):
@@ -112,6 +123,32 @@ class NotDirectorError(RequestError):
 
     code = "not_director"
     http_status = 403
+
+
+class MediaTypeError(RequestError):
+    """A body of another kind than the route takes."""
+
+    code = "media_type"
+    http_status = 415
+
+
+class ConditionError(RequestError):
+    """`If-Match` is missing, or names another state of the session."""
+
+    code = "condition"
+    http_status = 412
+
+
+class PictureError(RequestError):
+    """A picture or clip that cannot be read, or that this model cannot begin with."""
+
+    code = "picture_invalid"
+
+
+class PublishError(RequestError):
+    """An address that no stream can be published to."""
+
+    code = "publish_refused"
 
 
 class BusyError(RequestError):

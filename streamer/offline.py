@@ -19,10 +19,10 @@ import numpy as np
 from av.container import OutputContainer
 from numpy.typing import NDArray
 
-from streamer.config import StreamSection
+from streamer.config import Config, StreamSection
 from streamer.driver import StreamDriver
 from streamer.errors import ConfigError, OutputError
-from streamer.stream import Ended, Event, FrameBlock, Prompt, Script
+from streamer.stream import Ended, Event, FrameBlock, Prompt, Script, drops_decoder
 
 TAIL_S = 10.0
 """What is rendered behind the last event of a script that does not say where it ended."""
@@ -143,9 +143,22 @@ def score_from_prompts(
     return score
 
 
-def score_from_script(
-    section: StreamSection, script: Script, seconds: float | None = None
-) -> Score:
+def pictures_before(config: Config, script: Script, block: int) -> int:
+    """How many pictures the blocks before `block` show.
+
+    The decoders of Wan show one picture for the first latent frame of a clip, which begins at block
+    0 unless the stream goes on from pictures, and with every cut and new seed.
+    """
+    per_block = frames_per_block(config.stream)
+    if config.model is None or config.model.decoder.kind == "tiny":
+        return block * per_block
+    begun = set() if script.spec.opening is not None else {0}
+    begun |= {at for at, event in script.events if drops_decoder(event)}
+    short = per_block // config.stream.num_frame_per_block - 1
+    return block * per_block - short * sum(at < block for at in begun)
+
+
+def score_from_script(config: Config, script: Script, seconds: float | None = None) -> Score:
     """What a recorded script asks for, to its recorded end, or `seconds` long.
 
     Raises ConfigError when the script holds no prompt at block 0 or ended there, and for a length
@@ -153,12 +166,12 @@ def score_from_script(
     """
     if not any(isinstance(event, Prompt) for event in script.at(0)):
         raise ConfigError("the script has no prompt at block 0; it is not of a played stream")
-    per_block = frames_per_block(section)
+    section = config.stream
     ends = [index for index, event in script.events if isinstance(event, Ended)]
     if seconds is not None:
         frames = _frames_of(section, seconds)
     elif ends:
-        frames = ends[0] * per_block
+        frames = pictures_before(config, script, ends[0])
         if frames == 0:
             raise ConfigError(
                 "the stream ended before its first picture; say with --seconds how much of it to "
@@ -166,7 +179,7 @@ def score_from_script(
             )
     else:
         last = max(index for index, _ in script.events)
-        frames = last * per_block + round(TAIL_S * section.fps)
+        frames = pictures_before(config, script, last) + round(TAIL_S * section.fps)
     events = tuple((i, e) for i, e in script.events if not isinstance(e, Ended))
     return Score(events, frames)
 

@@ -7,8 +7,10 @@ This module holds values only; it knows neither torch nor sockets.
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TextIO
@@ -21,6 +23,10 @@ from streamer.errors import ConfigError, PromptError
 SCRIPT_VERSION = 1
 PROMPT_LIMIT = 2000
 """Longest accepted prompt, in characters."""
+
+MOST_OPENING_FRAMES = 21
+"""Latent frames that a stream without a window goes on from at most: what Wan's few-step models are
+trained on."""
 
 
 class TransitionKind(StrEnum):
@@ -94,14 +100,62 @@ _EVENT_NAMES = {cls: name for name, cls in _EVENT_TYPES.items()}
 
 
 @dataclass(frozen=True)
+class Opening:
+    """Clean latents that a stream goes on from: a picture, or the end of a clip, encoded.
+
+    shape: [F, C, H, W].  data: the numbers as little-endian float16, base64, so that a script is
+    whole without the file they were made of.
+    Raises ValueError when the two do not fit each other.
+    """
+
+    shape: tuple[int, int, int, int]
+    data: str
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 4 or min(self.shape) < 1:
+            raise ValueError(f"opening.shape is {self.shape}; expected four numbers from 1")
+        size = len(base64.b64decode(self.data, validate=True))
+        wanted = 2 * math.prod(self.shape)
+        if size != wanted:
+            raise ValueError(
+                f"opening.data has {size} bytes, opening.shape {self.shape} needs {wanted}"
+            )
+
+    @classmethod
+    def of(cls, latents: NDArray[np.float32]) -> Opening:
+        """latents: [F, C, H, W]."""
+        data = base64.b64encode(latents.astype("<f2").tobytes()).decode()
+        frames, channels, height, width = latents.shape
+        return cls((frames, channels, height, width), data)
+
+    def latents(self) -> NDArray[np.float32]:
+        """[F, C, H, W]."""
+        numbers = np.frombuffer(base64.b64decode(self.data), "<f2")
+        return numbers.reshape(self.shape).astype(np.float32)
+
+    def blocks(self, block: int) -> tuple[tuple[int, NDArray[np.float32]], ...]:
+        """The latents as history in blocks of `block` frames, numbered up to -1; the oldest block
+        holds what is left over."""
+        latents = self.latents()
+        ends = range(len(latents), 0, -block)
+        parts = [latents[max(0, end - block) : end] for end in ends]
+        return tuple((-1 - i, part) for i, part in enumerate(parts))[::-1]
+
+
+@dataclass(frozen=True)
 class StreamSpec:
-    """What does not change while a stream lives.  width, height in pixels."""
+    """What does not change while a stream lives.  width, height in pixels.
+
+    opening: what the picture begins with; it is not shown.  A cut, a new scene or a new seed leaves
+    it behind.
+    """
 
     model: str
     seed: int
     width: int
     height: int
     fps: int
+    opening: Opening | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +221,10 @@ class Script:
 
     def lines(self) -> Iterator[str]:
         """The script as JSON Lines: the spec, then one line an event."""
-        yield json.dumps({"type": "spec", "version": SCRIPT_VERSION, **asdict(self.spec)})
+        spec = asdict(self.spec)
+        if self.spec.opening is None:
+            del spec["opening"]
+        yield json.dumps({"type": "spec", "version": SCRIPT_VERSION, **spec})
         for block, event in self.events:
             yield event_line(block, event)
 
@@ -211,6 +268,8 @@ def _spec_from(record: dict[str, object]) -> StreamSpec:
         raise ValueError(f"script version {version}, this program reads {SCRIPT_VERSION}")
     _require(record, str, "model")
     _require(record, int, "seed", "width", "height", "fps")
+    if (opening := record.pop("opening", None)) is not None:
+        record["opening"] = _opening_from(opening)
     return StreamSpec(**record)  # type: ignore[arg-type]
 
 
@@ -236,6 +295,17 @@ def _event_from(record: dict[str, object]) -> tuple[int, Event]:
     elif kind == "reseed":
         _require(record, int, "seed")
     return block, _EVENT_TYPES[kind](**record)  # type: ignore[arg-type]
+
+
+def _opening_from(value: object) -> Opening:
+    if not isinstance(value, dict) or value.keys() != {"shape", "data"}:
+        raise ValueError("opening must be an object of shape and data")
+    shape, data = value["shape"], value["data"]
+    if not isinstance(data, str) or not (
+        isinstance(shape, list) and all(type(number) is int for number in shape)
+    ):
+        raise ValueError("opening.shape must be four whole numbers and opening.data text")
+    return Opening(tuple(shape), data)
 
 
 def _transition_from(value: object) -> Transition | None:
@@ -265,17 +335,29 @@ class Truth:
 class History:
     """The clean latents a stream keeps: the sink blocks of the scene and the last window."""
 
-    def __init__(self, window: int, sink: int, block: int) -> None:
-        """window, sink, block in latent frames; window 0 keeps every block."""
-        self._recent_blocks = -(-window // block) if window else 0
-        self._sink_blocks = -(-sink // block)
+    def __init__(self, window: int, sink: int) -> None:
+        """window, sink in latent frames; window 0 keeps every block."""
+        self._window, self._sink = window, sink
         self._blocks: list[tuple[int, NDArray[np.float32]]] = []
+
+    @classmethod
+    def of(cls, spec: StreamSpec, window: int, sink: int, block: int) -> History:
+        """The history that a stream begins with: its opening, in blocks of `block` frames."""
+        history = cls(window, sink)
+        if spec.opening is not None:
+            for index, latents in spec.opening.blocks(block):
+                history.add(index, latents)
+        return history
 
     def add(self, index: int, latents: NDArray[np.float32]) -> None:
         """Keep a block's latents, and drop what neither sink nor window needs any more."""
         self._blocks.append((index, latents))
-        if self._recent_blocks and len(self._blocks) > self._sink_blocks + self._recent_blocks:
-            del self._blocks[self._sink_blocks]
+        if not self._window:
+            return
+        sizes = [len(latents) for _, latents in self._blocks]
+        sinks = blocks_covering(sizes, self._sink)
+        recent = blocks_covering(sizes[::-1], self._window)
+        del self._blocks[sinks : max(sinks, len(sizes) - recent)]
 
     def restart(self) -> None:
         """Forget everything: the picture begins anew."""
@@ -286,6 +368,15 @@ class History:
         return tuple(self._blocks)
 
 
+def blocks_covering(sizes: Sequence[int], wanted: int) -> int:
+    """How many leading blocks of these sizes hold `wanted` frames, or all of them."""
+    count = held = 0
+    while held < wanted and count < len(sizes):
+        held += sizes[count]
+        count += 1
+    return count
+
+
 def begins_anew(event: Event) -> bool:
     """Whether the event drops the history before its block."""
     if isinstance(event, Reseed):
@@ -294,4 +385,15 @@ def begins_anew(event: Event) -> bool:
         isinstance(event, Prompt)
         and event.transition is not None
         and event.transition.kind in (TransitionKind.CUT, TransitionKind.SCENE)
+    )
+
+
+def drops_decoder(event: Event) -> bool:
+    """Whether the event also drops the decoder's memory: the picture is cut, not continued."""
+    if isinstance(event, Reseed):
+        return True
+    return (
+        isinstance(event, Prompt)
+        and event.transition is not None
+        and event.transition.kind is TransitionKind.CUT
     )

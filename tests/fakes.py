@@ -8,12 +8,22 @@ import itertools
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.config import Config, parse_config
+from streamer.delivery.fanout import Rendition
 from streamer.errors import StreamerError, WorkerDiedError
 from streamer.pacing import TimedFrame
 from streamer.server.protocol import Message
-from streamer.stream import BlockTimings, Event, FrameBlock, Prompt, StreamSpec, Truth
+from streamer.stream import (
+    BlockTimings,
+    Event,
+    FrameBlock,
+    Opening,
+    Prompt,
+    StreamSpec,
+    Truth,
+)
 
 FRAMES = 12
 SETTLED = 60
@@ -93,6 +103,11 @@ class FakeEngine:
         self.on_progress = on_progress
         return self
 
+    async def encode(self, pictures: NDArray[np.uint8]) -> Opening:
+        """Latents that tell the mean of the pictures and how many there were."""
+        level = float(pictures.mean())
+        return Opening.of(np.full((len(pictures), 1, 1, 1), level, np.float32))
+
     async def start(self) -> None:
         self.on_progress(0.5, "reading weights")
         if self.start_gate is not None:
@@ -162,6 +177,9 @@ class FakeBroadcast:
         self.failure: Exception | None = None
         self.dropped = 0
         self.bitrate_kbps = 0.0
+        self.encode_s = 0.0
+        self.num_keyframes = 0
+        self.renditions: list[Rendition] = []
         self.is_closed = False
 
     async def push(self, frame: TimedFrame) -> None:

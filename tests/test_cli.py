@@ -135,3 +135,36 @@ def test_a_port_in_use_is_a_clear_line():
 
 def test_the_schema_is_printed_as_json():
     assert json.loads(streamer("config", "schema").stdout)["title"] == "Config"
+
+
+def test_serve_takes_what_the_section_server_has() -> None:
+    from streamer.commands.serving import with_server
+    from streamer.config import load_config
+
+    config = with_server(
+        load_config("pattern"),
+        host=None,
+        port=0,
+        ice_servers=("stun:s.example", "turn:a:b@t.example"),
+        publish=("https://sfu.example/whip/{stream}",),
+        tls_cert=None,
+    )
+    assert config.server.port == 0
+    assert config.server.host == "127.0.0.1"
+    assert config.server.ice_servers == ["stun:s.example", "turn:a:b@t.example"]
+    assert config.server.publish == ["https://sfu.example/whip/{stream}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--tls-cert", "only.pem"], "tls_cert and tls_key belong together"),
+        (["--tls-cert", "none.pem", "--tls-key", "none.key"], "none.pem: cannot be read"),
+        (["--ice-server", "turn:t.example"], "TURN needs credentials"),
+        (["--publish", "sfu"], "no address to publish to"),
+    ],
+)
+def test_serve_refuses_in_one_sentence_before_it_starts(arguments: list[str], said: str) -> None:
+    result = streamer("serve", "--config", "pattern", "--port", "0", *arguments)
+    assert result.returncode == 2
+    assert said in result.stderr

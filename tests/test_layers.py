@@ -13,15 +13,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("streamer", "streamer.errors", "streamer_kernels"),
-    ("streamer.stream", "streamer.pacing", "streamer.models.cache"),
-    ("streamer.config", "streamer.server.protocol"),
-    ("streamer.driver",),
+    ("streamer", "streamer.errors", "streamer.places", "streamer_kernels"),
+    (
+        *("streamer.stream", "streamer.pacing", "streamer.governor"),
+        *("streamer.models.cache", "streamer.lightx2v"),
+    ),
+    ("streamer.config", "streamer.model_path", "streamer.server.protocol"),
+    ("streamer.driver", "streamer.metrics", "streamer.pictures"),
     ("streamer.models",),
     ("streamer.engine", "streamer.distill"),
     ("streamer.delivery", "streamer.offline", "streamer.bench"),
+    ("streamer.bench_delivery", "streamer.bench_viewers"),
     ("streamer.live",),
     ("streamer.server",),
+    ("streamer.commands",),
     ("streamer.cli", "streamer.__main__"),
 )
 """From the bottom.  A module belongs to the longest name here that it starts with, and may import
@@ -29,10 +34,16 @@ what is in its own layer or below."""
 
 LOOP_SIDE = (
     "streamer.errors",
+    "streamer.places",
+    "streamer.lightx2v",
     "streamer.stream",
     "streamer.config",
+    "streamer.model_path",
     "streamer.driver",
     "streamer.pacing",
+    "streamer.governor",
+    "streamer.metrics",
+    "streamer.pictures",
     "streamer.engine.handle",
     "streamer.delivery",
     "streamer.offline",

@@ -16,7 +16,8 @@ from streamer.offline import (
 from streamer.stream import Ended, Prompt, Restored, Script, StreamSpec
 from tests.fakes import FakeEngine, pattern_config
 
-SECTION = pattern_config().stream
+CONFIG = pattern_config()
+SECTION = CONFIG.stream
 SPEC = StreamSpec("pattern", 7, 64, 64, 16)
 RED, BLUE = Prompt("p0", "red"), Prompt("p1", "blue")
 
@@ -36,7 +37,7 @@ def test_a_length_that_is_none_is_refused(seconds: float):
     with pytest.raises(ConfigError, match="--seconds"):
         score_from_prompts(SECTION, [(0.0, RED)], seconds)
     with pytest.raises(ConfigError, match="--seconds"):
-        score_from_script(SECTION, Script(SPEC, [(0, RED)]), seconds)
+        score_from_script(CONFIG, Script(SPEC, [(0, RED)]), seconds)
 
 
 @pytest.mark.parametrize(
@@ -50,19 +51,19 @@ def test_a_prompt_outside_the_clip_is_refused(at_s: float, says: str):
 
 def test_a_recorded_script_is_as_long_as_its_stream_was():
     script = Script(SPEC, [(0, RED), (2, Restored()), (5, Ended())])
-    score = score_from_script(SECTION, script)
+    score = score_from_script(CONFIG, script)
     assert score.num_frames == 60
     assert score.at(2) == (Restored(),)
-    assert score_from_script(SECTION, script, 1.0).num_frames == 16
+    assert score_from_script(CONFIG, script, 1.0).num_frames == 16
 
 
 def test_a_script_of_nothing_played_is_refused():
     with pytest.raises(ConfigError, match="no prompt at block 0"):
-        score_from_script(SECTION, Script(SPEC))
+        score_from_script(CONFIG, Script(SPEC))
     unseen = Script(SPEC, [(0, RED), (0, Ended())])
     with pytest.raises(ConfigError, match="before its first picture"):
-        score_from_script(SECTION, unseen)
-    assert score_from_script(SECTION, unseen, 1.0).num_frames == 16
+        score_from_script(CONFIG, unseen)
+    assert score_from_script(CONFIG, unseen, 1.0).num_frames == 16
 
 
 async def test_a_clip_has_exactly_the_frames_asked_for(tmp_path: Path):

@@ -90,7 +90,7 @@ def test_empty_and_endless_prompts_are_refused(text: str):
 
 
 def test_history_keeps_the_sink_and_the_last_window():
-    history = History(window=9, sink=3, block=3)
+    history = History(window=9, sink=3)
     for index in range(8):
         history.add(index, np.full((3, 1, 1, 1), index, np.float32))
     assert [index for index, _ in history.kept()] == [0, 5, 6, 7]
@@ -99,7 +99,7 @@ def test_history_keeps_the_sink_and_the_last_window():
 
 
 def test_history_without_a_window_keeps_everything():
-    history = History(window=0, sink=0, block=3)
+    history = History(window=0, sink=0)
     for index in range(8):
         history.add(index, np.zeros((3, 1, 1, 1), np.float32))
     assert len(history.kept()) == 8

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -21,22 +20,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from streamer.config import Config, ModelSection, weights_path
+from streamer.config import Config
+from streamer.engine.parts import (
+    TextMemory,
+    check_text,
+    choose_device,
+    latent_size,
+    load_text,
+    load_transformer,
+    read_steps,
+)
 from streamer.engine.steering import Mixture, Steering
 from streamer.errors import ConfigError, EngineError, OutOfMemoryError
 from streamer.models.cache import RingLayout
-from streamer.models.checkpoint import load_weights
 from streamer.models.context import RollingContext
+from streamer.models.decoders import load_decoder
+from streamer.models.guidance import FlowModel
+from streamer.models.opening import encode_pictures
 from streamer.models.sampler import (
-    DenoisingSteps,
-    FlowMatchTable,
     block_noise,
     denoise_block,
+    recache_together,
     write_block,
 )
-from streamer.models.text import TextEncoder, load_text_encoder
-from streamer.models.tiny_vae import DecoderState, TinyVAEConfig, load_vae
-from streamer.models.transformer import CausalWanTransformer, TransformerConfig
+from streamer.models.transformer import PromptKV
+from streamer.models.vae import DecoderState
 from streamer.stream import (
     BlockTimings,
     Event,
@@ -48,12 +56,10 @@ from streamer.stream import (
     StreamSpec,
     TransitionKind,
     Truth,
+    blocks_covering,
 )
 
 MOST_THREADS = 8
-KEPT_TEXTS = 64
-WIDE = 1024
-"""Transformers from this width on are built without initial weights."""
 UNLIMITED_WINDOW_FRAMES = 240
 """Latent frames that a stream without a window (window 0) can hold before it ends."""
 
@@ -73,19 +79,29 @@ class DiffusionModel:
             raise ConfigError(f"{config.name}: the section 'model' is missing")
         model = config.model
         self.stream = config.stream
-        self.device = _device(model.device)
+        self.device = choose_device(model.device)
         torch.set_num_threads(model.threads or min(MOST_THREADS, torch.get_num_threads()))
         report(0.4, "loading the transformer")
-        self.transformer = _load_transformer(model, self.device)
+        self.transformer = load_transformer(
+            model,
+            self.device,
+            lambda share, _: report(0.4 + 0.3 * share, "loading the transformer"),
+        )
+        self.flow = FlowModel(self.transformer, model.sampler.guidance_scale)
         report(0.7, "loading the decoder")
-        self.decoder = load_vae(weights_path(model.decoder.weights), self.device)
+        self.decoder = load_decoder(model.decoder, device=self.device, dtype=self.flow.dtype)
+        self.latent_size = latent_size(config, self.decoder.config, model)
         report(0.8, "loading the text encoder")
-        self.text = load_text_encoder(weights_path(model.text.weights), str(self.device))
-        self.texts = TextMemory(self.text)
-        self.steps = _steps(model)
+        self.text = load_text(
+            model,
+            self.device,
+            lambda share, _: report(0.8 + 0.1 * share, "loading the text encoder"),
+        )
+        check_text(config.name, model, self.text)
+        self.texts = TextMemory(self.text, self.device)
+        self.negative_prompt = model.sampler.negative_prompt
+        self.steps = read_steps(model)
         self.context_timestep = model.sampler.context_noise
-        self.latent_size = _latent_size(config, self.decoder.config, model)
-        _check_text(config.name, model, self.text)
         report(0.9, "making a first picture")
         self._warm_up(StreamSpec(config.name, 0, self.stream.width, self.stream.height, 1))
         report(1.0, "ready")
@@ -97,12 +113,36 @@ class DiffusionModel:
 
     def open(self, spec: StreamSpec) -> DiffusionStream:
         """A new stream at block 0.  Raises OutOfMemoryError."""
-        return self.restore(Truth(Script(spec), 0, 0, ()))
+        section = self.stream
+        begin = History.of(spec, section.window, section.sink, section.num_frame_per_block)
+        return self.restore(Truth(Script(spec), 0, 0, begin.kept()))
 
     def restore(self, truth: Truth) -> DiffusionStream:
         """A stream that goes on from its truth.  Raises OutOfMemoryError."""
+        opening = truth.script.spec.opening
+        wanted = (self.transformer.config.in_channels, *self.latent_size)
+        if opening is not None and opening.shape[1:] != wanted:
+            raise ConfigError(
+                f"the stream begins with latents of {opening.shape[1:]}, the model makes {wanted}; "
+                "start with the configuration it was made with"
+            )
         with memory_guard(), torch.inference_mode():
             return DiffusionStream(self, truth)
+
+    def encode(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pictures [T, H, W, 3] of the stream's size to the latents [F, C, H, W] of an opening.
+
+        Raises OutOfMemoryError.
+        """
+        section = self.stream
+        with memory_guard(), torch.inference_mode():
+            latents = encode_pictures(
+                self.decoder,
+                torch.from_numpy(np.array(pictures)).to(self.device),
+                section.num_frame_per_block,
+                section.window,
+            )
+        return latents[0].cpu().numpy()
 
     def new_context(self) -> RollingContext:
         """An empty ring on the device."""
@@ -113,10 +153,21 @@ class DiffusionModel:
             section.num_frame_per_block,
             None if section.window else UNLIMITED_WINDOW_FRAMES,
         )
-        shape = self.transformer.config.cache_shape(*self.latent_size)
+        shape = self.transformer.config.cache_shape(*self.latent_size, self.flow.batch)
         return RollingContext(
-            shape, layout, device=self.device, absolute_positions=section.absolute_positions
+            shape,
+            layout,
+            device=self.device,
+            dtype=self.flow.dtype,
+            absolute_positions=section.absolute_positions,
         )
+
+    def encode_text(self, mixture: Mixture) -> PromptKV:
+        """Keys and values of a mixture of texts, and of the negative prompt where it is asked."""
+        negative = None
+        if self.flow.batch > 1:
+            negative = self.texts.embed(((self.negative_prompt, 1.0),))
+        return self.flow.encode_text(self.texts.embed(mixture), negative)
 
     def _warm_up(self, spec: StreamSpec) -> None:
         """Let every operator choose its kernels now, so that the first viewer need not wait."""
@@ -141,10 +192,10 @@ class DiffusionStream:
         )
         self._block = truth.next_block
         self._frame = truth.first_frame
-        self._history = History(section.window, section.sink, section.num_frame_per_block)
+        self._history = History(section.window, section.sink)
         self._context = model.new_context()
         self._mixture: Mixture = ()
-        self._prompt = model.transformer.encode_text(model.texts.embed((("", 1.0),)))
+        self._prompt = model.encode_text((("", 1.0),))
         self._decoder_state: DecoderState | None = None
         self._restore(truth)
 
@@ -168,7 +219,7 @@ class DiffusionStream:
         self._apply(events)
         written = time.perf_counter()
         latents = denoise_block(
-            self._model.transformer,
+            self._model.flow,
             self._model.steps,
             self._noise,
             self._prompt,
@@ -203,13 +254,28 @@ class DiffusionStream:
         for event in events:
             self._steering.apply(self._block, event)
             kind = self._kind_of(event)
-            is_recached = is_recached or kind is TransitionKind.RECACHE
+            # What a stream begins with was written before there was any text.
+            is_recached |= kind is TransitionKind.RECACHE or (kind is not None and not self._block)
             if kind in (TransitionKind.CUT, TransitionKind.SCENE):
                 self._forget(keeps_decoder=kind is TransitionKind.SCENE)
         self._set_text(self._steering.mixture(self._block))
         if is_recached:
-            held = self._context.layout.num_slots // self._section.num_frame_per_block
-            self._rebuild(self._history.kept(), held)
+            self._recache()
+
+    def _recache(self) -> None:
+        """Write the window's keys again under the present text."""
+        if not self._section.recache_together or not self._context.num_frames:
+            self._rebuild(self._history.kept(), self._context.layout.num_slots)
+            return
+        kept = np.concatenate([latents for _, latents in self._history.kept()])
+        count = min(self._section.window or len(kept), self._context.num_frames)
+        recache_together(
+            self._model.flow,
+            self._to_device(kept[-count:]),
+            self._prompt,
+            self._context,
+            self._model.context_timestep,
+        )
 
     def _kind_of(self, event: Event) -> TransitionKind | None:
         """How an event changes the state; a new seed begins the picture anew, like a cut."""
@@ -228,8 +294,7 @@ class DiffusionStream:
     def _set_text(self, mixture: Mixture) -> None:
         if mixture == self._mixture:
             return
-        embeds = self._model.texts.embed(mixture)
-        self._prompt.copy_(self._model.transformer.encode_text(embeds))
+        self._prompt.copy_(self._model.encode_text(mixture))
         self._mixture = mixture
 
     def _restore(self, truth: Truth) -> None:
@@ -237,21 +302,37 @@ class DiffusionStream:
         for index, latents in truth.history:
             self._history.add(index, latents)
         self._set_text(self._steering.mixture(max(0, self._block - 1)))
-        self._rebuild(truth.history, len(truth.history))
+        self._rebuild(truth.history)
         if truth.history:
-            count = remembered_frames(self._model.decoder.config)
-            latest = np.concatenate([latents for _, latents in truth.history])[-count:]
+            latest = self._latest(truth.history, self._model.decoder.config.remembered_frames)
             _, self._decoder_state = self._model.decoder.decode(self._to_device(latest))
 
-    def _rebuild(self, blocks: Sequence[tuple[int, NDArray[np.float32]]], most: int) -> None:
-        """Write clean latents into an emptied ring: sinks and newest, `most` blocks in all."""
-        sinks = -(-self._section.sink // self._section.num_frame_per_block)
-        if len(blocks) > most:
-            blocks = [*blocks[:sinks], *blocks[len(blocks) - (most - sinks) :]]
+    @staticmethod
+    def _latest(
+        blocks: Sequence[tuple[int, NDArray[np.float32]]], count: int
+    ) -> NDArray[np.float32]:
+        """The last `count` latent frames, or as many as follow each other without a gap."""
+        first = len(blocks) - 1
+        while first > 0 and blocks[first - 1][0] == blocks[first][0] - 1:
+            first -= 1
+        return np.concatenate([latents for _, latents in blocks[first:]])[-count:]
+
+    def _rebuild(
+        self, blocks: Sequence[tuple[int, NDArray[np.float32]]], most: int | None = None
+    ) -> None:
+        """Write clean latents into an emptied ring: all, or sinks and newest, `most` frames."""
+        sizes = [len(latents) for _, latents in blocks]
+        if most is not None and sum(sizes) > most:
+            sinks = blocks_covering(sizes, self._section.sink)
+            newest, held = len(blocks), sum(sizes[:sinks])
+            while held + sizes[newest - 1] <= most:
+                newest -= 1
+                held += sizes[newest]
+            blocks = [*blocks[:sinks], *blocks[newest:]]
         self._context.reset(self._origin(sum(len(latents) for _, latents in blocks)))
         for _, latents in blocks:
             write_block(
-                self._model.transformer,
+                self._model.flow,
                 self._to_device(latents),
                 self._prompt,
                 self._context,
@@ -300,43 +381,6 @@ class DiffusionStream:
             )
 
 
-class TextMemory:
-    """Encodings of the texts used last, so that a blend or a return to a text costs nothing.
-
-    Owner: DiffusionModel.  At most KEPT_TEXTS are kept.
-    """
-
-    def __init__(self, encoder: TextEncoder) -> None:
-        self._encoder = encoder
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
-
-    def embed(self, mixture: Mixture) -> Tensor:
-        """Weighted sum of the texts' encodings: [1, K, text_width]."""
-        parts = [self._encoding(text) * weight for text, weight in mixture]
-        return torch.stack(parts).sum(dim=0)
-
-    def _encoding(self, text: str) -> Tensor:
-        found = self._kept.get(text)
-        if found is None:
-            found = self._kept[text] = self._encoder.encode([text])
-            if len(self._kept) > KEPT_TEXTS:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(text)
-        return found
-
-
-def remembered_frames(config: TinyVAEConfig) -> int:
-    """How many latent frames back a decoder remembers: each memory block looks one frame back.
-
-    The frame in question is one at the block's own rate, which the strides before it have raised.
-    """
-    rate, frames = 1, 0.0
-    for stride in config.decoder_strides:
-        frames += config.blocks_per_stage / rate
-        rate *= stride
-    return int(np.ceil(frames))
-
-
 @contextlib.contextmanager
 def memory_guard() -> Iterator[None]:
     """Turn the ways in which torch says that memory ran out into OutOfMemoryError."""
@@ -350,65 +394,3 @@ def memory_guard() -> Iterator[None]:
         raise OutOfMemoryError(
             f"the machine has no memory left for this stream: {error}"
         ) from error
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"model.device is {name!r}, which cannot be used here: {error}"
-        ) from error
-    return device
-
-
-def _load_transformer(model: ModelSection, device: torch.device) -> CausalWanTransformer:
-    section = model.transformer
-    sizes = TransformerConfig.of(section)
-    # The meta device saves a large model its initialisation, but costs a second of imports.
-    with torch.device("meta" if sizes.width >= WIDE else "cpu"):
-        transformer = CausalWanTransformer(sizes)
-    load_weights(transformer, [weights_path(name) for name in section.weights])
-    return transformer.to(device).eval().requires_grad_(False)
-
-
-def _steps(model: ModelSection) -> DenoisingSteps:
-    section = model.sampler
-    table = FlowMatchTable(section.shift)
-    if not all(step.is_integer() for step in section.denoising_step_list):
-        raise ConfigError(
-            f"model.sampler.denoising_step_list is {section.denoising_step_list}; "
-            "only whole numbers are supported"
-        )
-    try:
-        return table.steps([int(step) for step in section.denoising_step_list], warp=section.warp)
-    except ValueError as error:
-        raise ConfigError(f"model.sampler: {error}") from error
-
-
-def _latent_size(config: Config, decoder: TinyVAEConfig, model: ModelSection) -> tuple[int, int]:
-    """Rows and columns of the latents.  Raises ConfigError when sizes do not fit each other."""
-    stream, side = config.stream, decoder.spatial_reduction
-    if decoder.latent_channels != model.transformer.latent_channels:
-        raise ConfigError(
-            f"{config.name}: the decoder has {decoder.latent_channels} latent channels, "
-            f"model.transformer.latent_channels is {model.transformer.latent_channels}"
-        )
-    if stream.width % (2 * side) or stream.height % (2 * side):
-        raise ConfigError(
-            f"{config.name}: {stream.width}x{stream.height} pixels do not divide into tokens of "
-            f"{2 * side}x{2 * side}; choose multiples of {2 * side}"
-        )
-    return stream.height // side, stream.width // side
-
-
-def _check_text(name: str, model: ModelSection, text: TextEncoder) -> None:
-    section = model.transformer
-    if text.text_width != section.text_width or text.text_length > section.text_length:
-        raise ConfigError(
-            f"{name}: the text encoder makes {text.text_length} rows of {text.text_width}, "
-            f"model.transformer reads {section.text_length} of {section.text_width}"
-        )

@@ -20,12 +20,17 @@ from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamer.config import Config
 from streamer.engine.worker import (
     NUM_SLOTS,
     BlockMade,
     CloseStream,
     Done,
+    Encoded,
+    EncodePictures,
     Ending,
     NextBlock,
     OpenStream,
@@ -48,7 +53,7 @@ from streamer.errors import (
     WorkerLostError,
     WorkerStartError,
 )
-from streamer.stream import Event, FrameBlock, StreamSpec, Truth
+from streamer.stream import Event, FrameBlock, Opening, StreamSpec, Truth
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +128,17 @@ class Engine:
         """A stream that goes on from its truth, in a new worker if the old one is dead."""
         worker = await self._ready_worker()
         return await _begun(worker, RestoreStream(worker.new_number(), worker.new_number(), truth))
+
+    async def encode(self, pictures: NDArray[np.uint8]) -> Opening:
+        """What a stream begins with that goes on from pictures, uint8 [T, H, W, 3] of its size.
+
+        Raises PictureError when the model cannot, OutOfMemoryError, WorkerDiedError.
+        """
+        worker = await self._ready_worker()
+        reply = await worker.ask(EncodePictures(worker.new_number(), pictures))
+        if not isinstance(reply, Encoded):
+            raise EngineError(f"the worker answered encode with {type(reply).__name__}")
+        return Opening.of(reply.latents)
 
     async def _ready_worker(self) -> _WorkerProcess:
         """The loaded worker; callers who find none share one start."""
@@ -367,7 +383,7 @@ class _WorkerProcess:
                 self._refuse_start(reply.error)
             case Ending():
                 self._reason = reply.reason
-            case Done() | BlockMade():
+            case Done() | BlockMade() | Encoded():
                 if (answer := self._answer_to(reply.request)) is not None:
                     answer.set_result(reply)
             case Refused():

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from streamer.config import Config
 from streamer.engine.steering import Mixture, Steering
+from streamer.errors import PictureError
 from streamer.stream import BlockTimings, Event, FrameBlock, Script, StreamSpec, Truth
 
 FRAMES_PER_LATENT = 4
@@ -55,6 +56,13 @@ class PatternModel:
         self._config = config
         self.max_frames = config.stream.num_frame_per_block * FRAMES_PER_LATENT
         report(1.0, "colour bars")
+
+    def encode(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raises PictureError: there is no model that could go on from pictures."""
+        raise PictureError(
+            f"{self._config.name} draws colour bars and cannot begin with a picture; choose a "
+            "configuration with a model, such as storybook"
+        )
 
     def open(self, spec: StreamSpec) -> PatternStream:
         """A new stream at block 0."""

@@ -86,7 +86,16 @@ class ReleaseSlot:
     slot: int
 
 
-Request = OpenStream | RestoreStream | NextBlock | CloseStream
+@dataclass(frozen=True)
+class EncodePictures:
+    """Request: latents of pictures, uint8 [T, H, W, 3].  Answer: Encoded.  stream: of nobody."""
+
+    request: int
+    pictures: NDArray[np.uint8]
+    stream: int = 0
+
+
+Request = OpenStream | RestoreStream | NextBlock | CloseStream | EncodePictures
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,14 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """Pictures as latents, float32 [F, C, H, W]."""
+
+    request: int
+    latents: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class BlockMade:
     """A block.  Its frames lie in `slot`, with `shape` [T, H, W, 3]; the block's own are empty."""
 
@@ -141,7 +158,7 @@ class Ending:
     reason: str
 
 
-Reply = Progress | Ready | StartFailed | Done | BlockMade | Refused | Ending
+Reply = Progress | Ready | StartFailed | Done | Encoded | BlockMade | Refused | Ending
 
 
 class VideoStream(Protocol):
@@ -160,6 +177,9 @@ class VideoModel(Protocol):
     @property
     def max_frames(self) -> int:
         """Pictures in the largest block."""
+
+    def encode(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pictures [T, H, W, 3] of the stream's size to latents [F, C, H, W] to begin with."""
 
     def open(self, spec: StreamSpec) -> VideoStream:
         """A new stream at block 0."""
@@ -292,6 +312,8 @@ class Worker:
                 self._streams[request.stream] = self._model.restore(request.truth)
             case NextBlock():
                 return self._next_block(request)
+            case EncodePictures():
+                return Encoded(request.request, self._model.encode(request.pictures))
             case CloseStream():
                 self._close(request.stream)
         return Done(request.request)

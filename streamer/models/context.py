@@ -240,7 +240,7 @@ class UnrolledContext:
         self._first, self._count = 0, 0
         self._held: list[int] = []
         self._tokens = 0
-        self._history: list[tuple[Tensor, Tensor] | None] = [None] * self.num_layers
+        self._history: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(self.num_layers)]
         self._current: list[tuple[Tensor, Tensor] | None] = [None] * self.num_layers
         self._table: Tensor | None = None
         self._shift: Tensor | None = None
@@ -254,7 +254,7 @@ class UnrolledContext:
         visible = set(self.layout.visible(self._first + count))
         kept = [i for i, frame in enumerate(self._held) if frame in visible]
         if len(kept) < len(self._held):
-            self._history = [self._keep(entry, kept) for entry in self._history]
+            self._history = [[frames[i] for i in kept] for frames in self._history]
             self._held = [self._held[i] for i in kept]
 
     def rotary(self, num_frames: int, rows: int, columns: int, q: Tensor) -> Tensor:
@@ -275,50 +275,39 @@ class UnrolledContext:
         """See AttentionContext."""
         self._current[layer] = (k.detach(), v.detach())
         history = self._history[layer]
-        if history is not None:
-            k = torch.cat([*self._appearing(history[0]), k], dim=1)
-            v = torch.cat([history[1], v], dim=1)
+        if history:
+            k = torch.cat([*self._appearing([key for key, _ in history]), k], dim=1)
+            v = torch.cat([*(value for _, value in history), v], dim=1)
         return self.ops.attend(q, k, v, k.shape[1])
 
     def snapshot(self) -> AttentionContext:
-        """A copy that later blocks do not change; both write the keys of this pass."""
+        """A copy that later blocks do not change; both write the keys of this pass.
+
+        It shares the keys and values of earlier frames, which are many in a long rollout.
+        """
         frozen = copy(self)
         frozen._history = list(self._history)
         return frozen
 
-    def _appearing(self, keys: Tensor) -> list[Tensor]:
-        """Earlier keys at the place in time where the current block sees them."""
+    def _appearing(self, keys: list[Tensor]) -> list[Tensor]:
+        """Earlier keys, frame by frame, at the place in time where the current block sees them."""
         if self._shift is None:
-            return [keys]
-        num_sink = self.layout.sink * self._tokens
-        return [self.ops.rotate(keys[:, :num_sink], self._shift), keys[:, num_sink:]]
+            return keys
+        sinks = torch.cat(keys[: self.layout.sink], dim=1)
+        return [self.ops.rotate(sinks, self._shift), *keys[self.layout.sink :]]
 
     def commit(self) -> None:
         """Append the keys and values of the last pass to the history; see StreamingContext."""
         for layer, current in enumerate(self._current):
             if current is None:
                 raise RuntimeError(f"commit() before a pass: layer {layer} has no keys")
-            old = self._history[layer]
-            self._history[layer] = current if old is None else _append(old, current)
+            keys, values = (torch.split(tensor, self._tokens, dim=1) for tensor in current)
+            new = list(zip(keys, values, strict=True))
+            self._history[layer] = [*self._history[layer], *new]
         self._current = [None] * self.num_layers
         self._held += range(self._first, self._first + self._count)
         self._first += self._count
         self._count = 0
-
-    def _keep(
-        self, entry: tuple[Tensor, Tensor] | None, kept: list[int]
-    ) -> tuple[Tensor, Tensor] | None:
-        if entry is None:
-            return None
-        k, v = (
-            torch.unflatten(tensor, 1, (-1, self._tokens))[:, kept].flatten(1, 2)
-            for tensor in entry
-        )
-        return k, v
-
-
-def _append(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return torch.cat([old[0], new[0]], dim=1), torch.cat([old[1], new[1]], dim=1)
 
 
 class RollingContext:
@@ -370,6 +359,25 @@ class RollingContext:
     def num_frames(self) -> int:
         """How many frames have been committed since the last reset."""
         return self._first
+
+    @property
+    def next_position(self) -> int:
+        """The position in time of the next block's first frame."""
+        return self._origin + self._first
+
+    def reopen(self, num_frames: int) -> None:
+        """Take back the newest frames, sinks excepted, so that they can be written again.
+
+        Raises ValueError when the ring does not hold as many.
+        """
+        held = self.layout.num_slots - self.layout.sink
+        if not 0 < num_frames <= min(held, self._first - self.layout.sink):
+            raise ValueError(
+                f"{num_frames} frames cannot be taken back; beside {self.layout.sink} sinks the "
+                f"ring holds {min(held, self._first - self.layout.sink)}"
+            )
+        self._first -= num_frames
+        self._count = 0
 
     def begin(self, num_frames: int | None = None) -> None:
         """Reserve the slots of the next block: host arithmetic and three small copies."""

@@ -2,32 +2,49 @@
 
 Latents at noise level sigma are x = (1 - sigma) * clean + sigma * noise; the model predicts the
 flow, noise - clean. Rectified flow, Liu et al. 2022, arXiv:2209.03003.  The loop is Self-Forcing's,
-Huang et al. 2025, arXiv:2506.08009,
-algorithm 2: predict clean latents, add fresh noise for the next level, and at last write clean keys
-    into the context.
+Huang et al. 2025, arXiv:2506.08009, algorithm 2: predict clean latents, add fresh noise for the
+next level, and at last write clean keys into the context.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from streamer.models.context import StreamingContext
+from streamer.models.context import RollingContext, StreamingContext
 from streamer.models.transformer import PromptKV
+from streamer.models.unipc import UniPC
 
 NUM_TRAIN_TIMESTEPS = 1000
 _MASK = (1 << 64) - 1
 
+Solver = Literal["renoise", "unipc"]
+
 
 @dataclass(frozen=True)
 class DenoisingSteps:
-    """The steps of one block, from noise to clean: what the model is told, and the noise level."""
+    """The steps of one block, from noise to clean: what the model is told, and the noise level.
+
+    solver: how to go from one level to the next.  "renoise": clean latents and fresh noise, as
+    CausVid and Self-Forcing train.  "unipc": no fresh noise; see streamer.models.unipc.
+    """
 
     timesteps: tuple[float, ...]
     sigmas: tuple[float, ...]
+    solver: Solver = "renoise"
+
+    @classmethod
+    def literal(cls, timesteps: Sequence[float], solver: Solver = "unipc") -> DenoisingSteps:
+        """Timesteps that are their own noise level, sigma = t / 1000, without a table.
+
+        What LightX2V does with a list that is warped already.
+        """
+        sigmas = tuple(timestep / NUM_TRAIN_TIMESTEPS for timestep in timesteps)
+        return cls(tuple(timesteps), sigmas, solver)
 
 
 class FlowMatchTable:
@@ -198,6 +215,17 @@ def _splitmix64(number: int) -> int:
 Model = Callable[[Tensor, Tensor, PromptKV, StreamingContext], Tensor]
 
 
+@dataclass(frozen=True)
+class Solved:
+    """What the steps of one block led to, both [B, F, C, H, W].
+
+    sample: the latents at the last step's noise level, just before the jump to clean.
+    """
+
+    clean: Tensor
+    sample: Tensor
+
+
 def denoise_block(
     model: Model,
     steps: DenoisingSteps,
@@ -213,15 +241,37 @@ def denoise_block(
     context_timestep: what the last pass is told; its input is clean whatever it says.
     result: clean latents [B, F, C, H, W].
     """
+    clean = solve_block(model, steps, noise, text, context).clean
+    write_block(model, clean, text, context, context_timestep)
+    return clean
+
+
+def solve_block(
+    model: Model,
+    steps: DenoisingSteps,
+    noise: Callable[[int], Tensor],
+    text: PromptKV,
+    context: StreamingContext,
+) -> Solved:
+    """The steps of the next block, without the clean pass; see denoise_block.
+
+    The block is left open: what the last step wrote into the context becomes history with
+    `context.commit()`, or is overwritten by `write_block`.
+    """
     latents = noise(0)
     context.begin(latents.shape[1])
+    solver = UniPC(steps.sigmas) if steps.solver == "unipc" else None
+    clean = sample = latents
     for step, (timestep, sigma) in enumerate(zip(steps.timesteps, steps.sigmas, strict=True)):
-        if step > 0:
-            latents = add_noise(latents, noise(step), sigma)
+        if step > 0 and solver is None:
+            latents = add_noise(clean, noise(step), sigma)
+        sample = latents
         flow = model(latents, _told(timestep, latents), text, context)
-        latents = to_clean(latents, flow, sigma)
-    write_block(model, latents, text, context, context_timestep)
-    return latents
+        clean = to_clean(latents, flow, sigma)
+        if solver is not None:
+            latents = solver.step(latents, clean)
+            sample = solver.sample
+    return Solved(clean, sample)
 
 
 def write_block(
@@ -241,6 +291,35 @@ def write_block(
     context.begin(clean.shape[1])
     model(clean, _told(context_timestep, clean), text, context)
     context.commit()
+
+
+def recache_together(
+    model: Model,
+    clean: Tensor,
+    text: PromptKV,
+    context: RollingContext,
+    context_timestep: float = 0.0,
+    *,
+    keeps_sinks: bool = True,
+) -> None:
+    """Write the window's keys again under another text, in one pass that sees all of it.
+
+    This is LongLive's recache (Yang et al. 2025, arXiv:2509.22622): its frames see each other in
+    both directions, and that is what its checkpoint was trained with.  Other models do better with
+    one `write_block` per block, whose keys are as they would have been made.
+
+    clean: the newest clean latents [B, F, C, H, W], as many as the window holds, or all there are.
+    keeps_sinks: whether sinks that the window has left behind keep their keys (LongLive's
+        `global_sink`); otherwise the first frames of `clean` become the sinks.
+    """
+    first = context.next_position - clean.shape[1]
+    if keeps_sinks and context.num_frames > clean.shape[1]:
+        # The oldest frames of the window give way to the sinks, and nothing would see their keys.
+        clean = clean[:, context.layout.sink :]
+        context.reopen(clean.shape[1])
+    else:
+        context.reset(first)
+    write_block(model, clean, text, context, context_timestep)
 
 
 def _told(timestep: float, latents: Tensor) -> Tensor:

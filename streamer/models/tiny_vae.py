@@ -10,6 +10,7 @@ the whole clip.  This module knows nothing of prompts, blocks of a stream or dev
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from streamer.errors import WeightsError
 from streamer.models.checkpoint import load_weights
+from streamer.models.vae import DecoderState, widened
 
 CONFIG_FILE = "vae.json"
 WEIGHTS_FILE = "vae.safetensors"
@@ -71,6 +73,28 @@ class TinyVAEConfig:
         a, b, c = self.decoder_strides
         return a * b * c
 
+    @property
+    def has_single_first(self) -> bool:
+        """Whether the first latent frame of a stream is one picture: what is trimmed is gone."""
+        return self.frames_to_trim == self.temporal_reduction - 1
+
+    @property
+    def encodes_single_first(self) -> bool:
+        """The encoder merges as many pictures into the first latent frame as into all others."""
+        return False
+
+    @property
+    def remembered_frames(self) -> int:
+        """How many latent frames back the decoder remembers: each memory block looks one back.
+
+        The frame in question is one at the block's own rate, which the strides before it raised.
+        """
+        rate, frames = 1, 0.0
+        for stride in self.decoder_strides:
+            frames += self.blocks_per_stage / rate
+            rate *= stride
+        return math.ceil(frames)
+
     def __post_init__(self) -> None:
         """Raise ValueError when the two halves do not fit each other."""
         merged = self.encoder_strides[0] * self.encoder_strides[1] * self.encoder_strides[2]
@@ -96,19 +120,6 @@ STORYBOOK = TinyVAEConfig(
     frames_to_trim=0,
     is_normalised=True,
 )
-
-
-@dataclass(frozen=True)
-class DecoderState:
-    """What a decoder (or encoder) remembers between chunks of one stream.  Owned by the stream,
-    never by the module.
-
-    memories: one tensor [B,C,h,w] per memory block, in layer order.  frames: latent frames
-    (encoder: frames) seen so far.
-    """
-
-    memories: tuple[Tensor, ...]
-    frames: int
 
 
 class MemBlock(nn.Module):
@@ -280,9 +291,14 @@ class TinyVAE(nn.Module):
         if self.is_linear:
             raw = F.linear(self.patches(pixels) - self.basis_mean, self.basis).movedim(-1, 2)
             return self.normalise(raw), DecoderState((), seen + frames)
-        x = F.pixel_unshuffle(pixels.flatten(0, 1), self.config.patch_size)
+        x = F.pixel_unshuffle(pixels.flatten(0, 1).to(self._dtype), self.config.patch_size)
         raw, memories = _run(self.encoder, x, batch, None if state is None else state.memories)
-        return self.normalise(raw), DecoderState(memories, seen + frames)
+        latents = self.normalise(raw)
+        return widened(latents), DecoderState(memories, seen + frames)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
 
     def decode(
         self, latents: Tensor, state: DecoderState | None = None
@@ -300,6 +316,7 @@ class TinyVAE(nn.Module):
         if latents.dim() != 5 or latents.shape[2] != channels:
             raise ValueError(f"latents are {tuple(latents.shape)}, need [B,F,{channels},h,w]")
         batch, frames = latents.shape[:2]
+        latents = latents.to(self._dtype)
         raw = self.denormalise(latents)
         # The network reads unit scale; the linear map needs its own.
         x = (latents if self.is_linear else raw).flatten(0, 1)
@@ -312,7 +329,7 @@ class TinyVAE(nn.Module):
         seen = 0 if state is None else state.frames
         if seen == 0:
             pixels = pixels[:, self.config.frames_to_trim :]
-        return pixels, DecoderState(memories, seen + frames)
+        return widened(pixels), DecoderState(memories, seen + frames)
 
 
 @torch.no_grad()

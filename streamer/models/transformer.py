@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from streamer.config import TransformerSection
+from streamer.models.canvas import TextCanvas
 from streamer.models.context import AttentionContext, CacheShape
 
 
@@ -30,6 +31,9 @@ class TransformerConfig:
     learned_grid: rows and columns of tokens that get a learned vector for their place.  Rotary
     positions tell distances only; a small model learns much faster where it is when it is told.
     The published models have none and take pictures of any size.
+    pooled_text: the whole text also joins the time in the modulation of every layer, which a small
+    model learns to obey much sooner than cross-attention alone.  The published models have none.
+    text_canvas: hidden width of the TextCanvas, 0 for none; it needs a learned_grid.
     Raises ValueError when the sizes do not fit each other.
     """
 
@@ -45,6 +49,8 @@ class TransformerConfig:
     freq_width: int = 256
     eps: float = 1e-6
     learned_grid: tuple[int, int] | None = None
+    pooled_text: bool = False
+    text_canvas: int = 0
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads or self.head_width % 2:
@@ -53,6 +59,8 @@ class TransformerConfig:
             )
         if self.patch[0] != 1:
             raise ValueError(f"patch is {self.patch}; a token must lie within one latent frame")
+        if self.text_canvas and self.learned_grid is None:
+            raise ValueError("a text_canvas is of one size; give the learned_grid, too")
 
     @classmethod
     def wan_1_3b(cls) -> TransformerConfig:
@@ -78,6 +86,8 @@ class TransformerConfig:
             text_length=section.text_length,
             freq_width=section.freq_width,
             learned_grid=section.learned_grid,
+            pooled_text=section.pooled_text,
+            text_canvas=section.text_canvas,
         )
 
     @property
@@ -111,23 +121,26 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class PromptKV:
-    """Cross-attention keys and values of one prompt for all layers: k, v [L, B, N_text, A, D].
+    """What a pass needs of one prompt: cross-attention keys and values k, v [L, B, N_text, A, D].
 
-    Made once per prompt.  A stream keeps one at a fixed address and overwrites it in place with
-    `copy_`.
+    pooled, canvas: [B, E] and [B, N of a frame, E], in models that have them.  Made once a prompt.
+    A stream keeps one at a fixed address and overwrites it in place with `copy_`.
     """
 
     k: Tensor
     v: Tensor
+    pooled: Tensor | None = None
+    canvas: Tensor | None = None
 
     def copy_(self, other: PromptKV) -> None:
         """Overwrite in place with another prompt of the same shape."""
-        self.k.copy_(other.k)
-        self.v.copy_(other.v)
+        for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
+            if mine is not None:
+                mine.copy_(theirs)
 
     def clone(self) -> PromptKV:
         """An independent copy."""
-        return PromptKV(self.k.clone(), self.v.clone())
+        return replace(self, **{n: t.clone() for n, t in vars(self).items() if t is not None})
 
 
 class SelfAttention(nn.Module):
@@ -213,9 +226,12 @@ class Block(nn.Module):
         ops = self.ops
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (self.modulation + time).unbind(2)
         seen = self.self_attn(ops.modulate(x, shift_a, scale_a, self.eps), table, context)
-        x = ops.gate_add(x, seen, gate_a)
-        x = x + self.cross_attn(self.norm3(x), text_k, text_v)
-        return ops.gate_add(x, self.ffn(ops.modulate(x, shift_f, scale_f, self.eps)), gate_f)
+        norm = self.norm3
+        x, told = ops.gate_add_layer_norm(x, seen, gate_a, norm.weight, norm.bias, norm.eps)
+        told = self.cross_attn(told, text_k, text_v)
+        x, fed = ops.gate_add_modulate(x, told, None, shift_f, scale_f, self.eps)
+        up, down = cast(nn.Linear, self.ffn[0]), self.ffn[2]
+        return ops.gate_add(x, down(ops.linear_gelu(fed, up.weight, up.bias)), gate_f)
 
 
 class Head(nn.Module):
@@ -260,6 +276,21 @@ class CausalWanTransformer(nn.Module):
         self.head = Head(config, ops)
         if config.learned_grid is not None:
             self.grid_embedding = nn.Parameter(torch.zeros(*config.learned_grid, width))
+        if config.pooled_text:
+            self.text_pooling = nn.Sequential(
+                nn.Linear(config.text_length * config.text_width, width),
+                nn.SiLU(),
+                nn.Linear(width, width),
+            )
+        if config.learned_grid is not None and config.text_canvas:
+            self.text_canvas = TextCanvas(
+                config.text_length * config.text_width,
+                config.text_canvas,
+                config.in_channels,
+                config.learned_grid,
+                config.patch[1:],
+                width,
+            )
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -273,9 +304,13 @@ class CausalWanTransformer(nn.Module):
             if name.startswith(("text_embedding.", "time_embedding.")) and parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
         nn.init.zeros_(self.head.head.weight)
+        if self.config.pooled_text:
+            nn.init.zeros_(cast(nn.Linear, self.text_pooling[-1]).weight)
+        if self.config.text_canvas:
+            self.text_canvas.initialise()
 
     def encode_text(self, embeds: Tensor) -> PromptKV:
-        """Cross-attention keys and values of all layers, once per prompt.
+        """What all layers need of a text, once per prompt.
 
         embeds: [B, n, text_width] from the text encoder, n <= text_length; missing rows are zeros.
         Raises ValueError when there are more rows than text_length.
@@ -285,10 +320,14 @@ class CausalWanTransformer(nn.Module):
             raise ValueError(
                 f"the text has {embeds.shape[1]} rows, the model reads {self.config.text_length}"
             )
-        text = self.text_embedding(F.pad(embeds, (0, 0, 0, missing)))
+        rows = F.pad(embeds, (0, 0, 0, missing))
+        text = self.text_embedding(rows)
         layers = cast(Iterable[Block], self.blocks)
         pairs = [block.cross_attn.keys_and_values(text) for block in layers]
-        return PromptKV(torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs]))
+        pooled = self.text_pooling(rows.flatten(1)) if self.config.pooled_text else None
+        canvas = self.text_canvas(rows) if self.config.text_canvas else None
+        keys, values = (torch.stack(layers) for layers in zip(*pairs, strict=True))
+        return PromptKV(keys, values, pooled, canvas)
 
     def embed_time(self, timestep: Tensor) -> Tensor:
         """timestep, 0 (clean) to 1000 (noise): [B, G] -> [B, G, E].
@@ -302,11 +341,15 @@ class CausalWanTransformer(nn.Module):
         embedded: Tensor = self.time_embedding(waves.to(self.head.modulation.dtype))
         return embedded
 
-    def patchify(self, latents: Tensor) -> Tensor:
-        """[B, F, C, H, W] -> tokens [B, N, E], ordered frame, row, column."""
+    def cut(self, latents: Tensor) -> Tensor:
+        """[B, F, C, H, W] -> patches [B, N, C * patch], ordered frame, row, column."""
         _, rows, columns = self.config.patch
         patches = torch.unflatten(torch.unflatten(latents, 4, (-1, columns)), 3, (-1, rows))
-        patches = patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+        return patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """[B, F, C, H, W] -> tokens [B, N, E], ordered frame, row, column."""
+        patches = self.cut(latents)
         return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
 
     def unpatchify(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
@@ -327,10 +370,14 @@ class CausalWanTransformer(nn.Module):
         """
         num_frames, (rows, columns) = latents.shape[1], self.config.grid(*latents.shape[3:])
         time = self.embed_time(timestep if timestep.ndim == 2 else timestep.unsqueeze(1))
+        if text.pooled is not None:
+            time = time + text.pooled.unsqueeze(1)
         vectors = torch.unflatten(self.time_projection(time), -1, (6, -1))
         x = self.patchify(latents)
         if self.config.learned_grid is not None:
             x = x + self.grid_embedding.flatten(0, 1).repeat(num_frames, 1)
+        if text.canvas is not None:
+            x = x + text.canvas.repeat(1, num_frames, 1)
         table = context.rotary(
             num_frames, rows, columns, torch.unflatten(x, 2, (self.config.num_heads, -1))
         )

@@ -57,8 +57,9 @@ def _record_parts(network: CausalWanTransformer) -> dict[str, Tensor]:
 
     for i, block in enumerate(network.blocks):
         keep(f"block{i}", block)
-        for part in ("self_attn", "cross_attn", "ffn"):
+        for part in ("self_attn", "cross_attn"):
             keep(f"block{i}.{part}", block.get_submodule(part))
+        keep(f"block{i}.ffn", block.get_submodule("ffn.2"))
     keep("head", network.head)
     return parts
 

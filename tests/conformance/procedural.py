@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from streamer.models.context import FullContext, RollingContext
 from streamer.models.transformer import CausalWanTransformer
 from tests.conformance.casefile import CaseFile, Difference, compare
 from tests.conformance.network import read_config
+
+_SCALED = re.compile(r"(\S+) multiplied by ([\d.]+)")
 
 
 def draw(shape: tuple[int, ...], stream: int, scale: float, offset: float) -> Tensor:
@@ -39,16 +42,25 @@ def draw_weight(name: str, shape: tuple[int, ...], stream: int, gain: float) -> 
 
 
 def draw_state(shapes: dict[str, tuple[int, ...]], procedural: dict[str, Any]) -> dict[str, Tensor]:
-    """A whole state dict; the stream of a tensor is `base` plus its rank in ASCII order.
+    """Weights by formula, then the sheet's exceptions.
 
-    Raises ValueError for a sheet with exceptions from the formula, which no transformer case has.
+    The stream of a tensor is `base` plus its rank in ASCII order.  Raises ValueError for an
+    exception that is not known here.
     """
-    if procedural.get("special") or procedural.get("post"):
-        raise ValueError("the sheet has special or post entries, which this runner does not apply")
-    return {
-        name: draw_weight(name, shapes[name], procedural["base"] + rank, procedural["gain"])
-        for rank, name in enumerate(sorted(shapes))
-    }
+    state: dict[str, Tensor] = {}
+    special = procedural.get("special") or {}
+    for rank, name in enumerate(sorted(shapes)):
+        stream = procedural["base"] + rank
+        if name in special:
+            state[name] = draw(shapes[name], stream, *special[name])
+        else:
+            state[name] = draw_weight(name, shapes[name], stream, procedural["gain"])
+    if post := procedural.get("post"):
+        scaled = _SCALED.fullmatch(post)
+        if scaled is None:
+            raise ValueError(f"post is {post!r}; this runner knows 'NAME multiplied by NUMBER'")
+        state[scaled[1]] *= float(scaled[2])
+    return state
 
 
 def run(case: CaseFile) -> list[Difference]:

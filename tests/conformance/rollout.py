@@ -1,16 +1,24 @@
-"""Cases b, c1-c3, d1: block-wise rollouts with a cache, and the block-causal pass without one.
+"""Cases b, c1-c3, d, q: block-wise rollouts with a cache, and the block-causal pass without one.
 
 The published behaviour: keys of the sinks keep their absolute distance.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
 from streamer.models.context import BlockCausalContext, RollingContext, StreamingContext
-from streamer.models.sampler import FlowMatchTable, denoise_block, to_clean, write_block
+from streamer.models.sampler import (
+    FlowMatchTable,
+    denoise_block,
+    recache_together,
+    to_clean,
+    write_block,
+)
 from streamer.models.transformer import CausalWanTransformer, PromptKV
 from tests.conformance.casefile import CaseFile, Difference, compare
 from tests.conformance.network import load_network
@@ -34,9 +42,21 @@ class RecordedModel:
         for part, ours in (("x_in", latents), ("flow", flow), ("x0", clean)):
             name = f"call.{self.count:03d}.{part}"
             if name in self.case:
-                self.differences.append(compare(name, self.case[name], ours))
+                recorded = self._computed(self.case[name], ours)
+                self.differences.append(compare(name, recorded, ours))
         self.count += 1
         return flow
+
+    def _computed(self, recorded: Tensor, ours: Tensor) -> Tensor:
+        """What of a recorded call this project computes too.
+
+        A recache that keeps the sinks computes keys for as many frames more and drops them; they
+        are the oldest ones, nothing sees them, and recache_together leaves them out.
+        """
+        kind = self.case.sheet["calls"][self.count]["kind"]
+        if kind == "recache" and self.case.sheet["global_sink"]:
+            return recorded[:, recorded.shape[1] - ours.shape[1] :]
+        return recorded
 
 
 def run(case: CaseFile) -> list[Difference]:
@@ -62,10 +82,12 @@ def _run_calls(case: CaseFile) -> list[Difference]:
         done.append(given)
         start += prefill["frames"]
     first_noise = 0
+    switches = _Switches(case, model)
     for block, count in enumerate(sheet["block_sizes"]):
         noise = _Noise(case, block, first_noise, count)
         calls = [call for call in sheet["calls"] if call.get("block") == block]
         text = _prompt(case, network, calls[0]["prompt"])
+        switches.before_block(done, text, context)
         done.append(denoise_block(model, steps, noise, text, context, calls[-1]["t"]))
         first_noise += count
     expected = Difference("number of calls", abs(model.count - len(sheet["calls"])), 0.0)
@@ -75,10 +97,52 @@ def _run_calls(case: CaseFile) -> list[Difference]:
         ),
         compare("io.in.step_sigmas", case["io.in.step_sigmas"], torch.tensor(steps.sigmas)),
         *model.differences,
+        *switches.differences,
         expected,
         compare("io.out.latents", case["io.out.latents"], torch.cat(done, dim=1)),
-        *_compare_cache(case, context),
+        *compare_cache(case, context),
     ]
+
+
+class _Switches:
+    """LongLive's prompt changes: a recache before the first block at or past each index.
+
+    Empty for the cases of others, whose sheet names no switch.
+    """
+
+    def __init__(self, case: CaseFile, model: RecordedModel) -> None:
+        self.case, self.model = case, model
+        self.pending = sorted(case.sheet.get("switch_frame_indices", []))
+        self.count = 0
+        self.differences: list[Difference] = []
+
+    def before_block(self, done: list[Tensor], text: PromptKV, context: RollingContext) -> None:
+        """Recache when the next block starts at or past the next switch; compare the cache."""
+        sheet = self.case.sheet
+        start = sum(part.shape[1] for part in done)
+        if not self.pending or start < self.pending[0]:
+            return
+        self.pending.pop(0)
+        if start:
+            self._recache(torch.cat(done, dim=1), text, context, sheet)
+
+    def _recache(
+        self, latents: Tensor, text: PromptKV, context: RollingContext, sheet: dict[str, Any]
+    ) -> None:
+        window = context.layout.window or latents.shape[1]
+        recorded = sheet["recaches"][self.count]
+        called = Difference("call of the recache", abs(recorded["call"] - self.model.count), 0.0)
+        recache_together(
+            self.model,
+            latents[:, -window:],
+            text,
+            context,
+            sheet["context_noise"],
+            keeps_sinks=sheet["global_sink"],
+        )
+        name = f"io.out.recache{self.count}.cache"
+        self.differences += [called, *compare_cache(self.case, context, name)]
+        self.count += 1
 
 
 class _Noise:
@@ -112,22 +176,24 @@ def _prompt(case: CaseFile, network: CausalWanTransformer, prompt: int) -> Promp
     return network.encode_text(torch.stack([case[f"io.in.prompt{i}"] for i in chosen]))
 
 
-def _compare_cache(case: CaseFile, context: RollingContext) -> list[Difference]:
+def compare_cache(
+    case: CaseFile, context: RollingContext, prefix: str = "final.cache"
+) -> list[Difference]:
     """The recorded cache is in order of time, with zeros behind the filled part."""
     differences = []
     tokens = context.shape.tokens_per_frame
     for layer in range(context.shape.num_layers):
         for part, ours in zip("kv", context.in_order(layer), strict=True):
-            name = f"final.cache.{layer}.{part}"
+            name = f"{prefix}.{layer}.{part}"
             if name not in case:
                 continue
             whole = torch.zeros_like(case[name])
             whole[:, : ours.shape[1]] = ours
             differences.append(compare(name, case[name], whole))
         filled = context.in_order(layer)[0].shape[1]
-        ends = {"global_end_index": context.num_frames * tokens, "local_end_index": filled}
+        ends = {"global_end_index": context.next_position * tokens, "local_end_index": filled}
         for part, end in ends.items():
-            name = f"final.cache.{layer}.{part}"
+            name = f"{prefix}.{layer}.{part}"
             if name in case:
                 ours = torch.full_like(case[name], end)
                 differences.append(compare(name, case[name], ours, tolerance=0.0))

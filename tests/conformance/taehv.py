@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -10,9 +9,7 @@ from torch import Tensor
 
 from streamer.models.tiny_vae import TinyVAE, TinyVAEConfig, trim_published_growth
 from tests.conformance.casefile import CaseFile, Difference, compare
-from tests.conformance.procedural import draw, draw_weight
-
-_SCALED = re.compile(r"(\S+) multiplied by ([\d.]+)")
+from tests.conformance.procedural import draw, draw_state
 
 
 def run(case: CaseFile) -> list[Difference]:
@@ -23,7 +20,8 @@ def run(case: CaseFile) -> list[Difference]:
         vae.load_state_dict(trim_published_growth(case.weights(), vae))
         latents, video = case["io.in.latents"], case["io.in.video"]
     else:
-        vae.load_state_dict(_draw_state(vae, procedural))
+        shapes = {name: tuple(value.shape) for name, value in vae.state_dict().items()}
+        vae.load_state_dict(draw_state(shapes, procedural))
         latents, video = (_draw_input(case.sheet, name) for name in ("latents", "video"))
     with torch.inference_mode():
         raw = _decode_untrimmed(vae, latents)
@@ -79,24 +77,6 @@ def _decode_chunks(vae: TinyVAE, latents: Tensor, size: int) -> Tensor:
         pixels, state = vae.decode(chunk, state)
         parts.append(pixels)
     return torch.cat(parts, 1)
-
-
-def _draw_state(vae: TinyVAE, procedural: dict[str, Any]) -> dict[str, Tensor]:
-    """Weights by formula, then the sheet's exceptions.  Raises ValueError for an unknown one."""
-    shapes = {name: tuple(value.shape) for name, value in vae.state_dict().items()}
-    state: dict[str, Tensor] = {}
-    for rank, name in enumerate(sorted(shapes)):
-        stream = procedural["base"] + rank
-        if name in procedural.get("special", {}):
-            state[name] = draw(shapes[name], stream, *procedural["special"][name])
-        else:
-            state[name] = draw_weight(name, shapes[name], stream, procedural["gain"])
-    if post := procedural.get("post"):
-        scaled = _SCALED.fullmatch(post)
-        if scaled is None:
-            raise ValueError(f"post is {post!r}; this runner knows 'NAME multiplied by NUMBER'")
-        state[scaled[1]] *= float(scaled[2])
-    return state
 
 
 def _draw_input(sheet: dict[str, Any], name: str) -> Tensor:

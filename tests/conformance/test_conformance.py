@@ -17,7 +17,10 @@ from tests.conformance.casefile import compare, load_case
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 MORE = ROOT.parent / "shared" / "golden" / "open"
-REQUIRED = ("a", "a2", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "f", "f2", "h")
+REQUIRED = (
+    *("a", "a2", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "c1", "c2", "c3", "c4", "c5", "c6"),
+    *("d1", "d2", "d3", "d4", "e", "e2", "f", "f2", "g", "h"),
+)
 
 
 def assert_passes(path: Path) -> None:
@@ -66,6 +69,20 @@ def test_the_runner_reports_a_wrong_number_and_a_case_that_it_cannot_run(tmp_pat
     assert "no runner" in unknown["reason"]
     assert "no field 'case'" in bare["reason"]
     assert not any(verdict["passed"] for verdict in (wrong, unknown, bare))
+
+
+def test_a_case_that_records_a_fault_of_a_reference_counts_for_nothing(tmp_path: Path) -> None:
+    case = load_case(GOLDEN / "b2_sf_rollout_local6_sink1.safetensors")
+    sheet = case.sheet | {"doc": "REFERENCE ARTEFACT, informative only: something odd"}
+    tensors = dict(case.tensors)
+    tensors["io.out.latents"] = tensors["io.out.latents"] + 1.0
+    save_file(tensors, tmp_path / "q1_odd.safetensors", metadata={"case": json.dumps(sheet)})
+    source = GOLDEN / "h_flowmatch_scheduler.safetensors"
+    (tmp_path / source.name).write_bytes(source.read_bytes())
+    done = run_folder(tmp_path)
+    assert done.returncode == 0
+    assert "info  q1_odd" in done.stdout
+    assert "1 of 1 cases passed, 1 informative" in done.stdout
 
 
 def test_the_runner_passes_a_good_folder_and_refuses_an_empty_one(tmp_path: Path) -> None:

@@ -10,15 +10,13 @@ import torch
 from streamer.config import Config
 from streamer.driver import StreamDriver
 from streamer.engine.diffusion import (
-    KEPT_TEXTS,
     UNLIMITED_WINDOW_FRAMES,
     DiffusionModel,
     DiffusionStream,
-    TextMemory,
     memory_guard,
-    remembered_frames,
 )
 from streamer.engine.handle import Engine
+from streamer.engine.parts import KEPT_TEXTS, TextMemory
 from streamer.errors import ConfigError, EngineError, OutOfMemoryError, WeightsError
 from streamer.models.tiny_vae import STORYBOOK, TAEW2_1, TinyVAE, TinyVAEConfig
 from streamer.stream import (
@@ -56,7 +54,7 @@ class Played:
             for event in several:
                 self.script.append(index, event)
         section = model.stream
-        self.history = History(section.window, section.sink, section.num_frame_per_block)
+        self.history = History(section.window, section.sink)
         self.stream = model.open(SPEC)
         self.blocks: list[FrameBlock] = []
 
@@ -272,7 +270,7 @@ def test_texts_are_encoded_once_and_few_are_kept():
             asked.extend(texts)
             return torch.ones(1, 1, 1)
 
-    memory = TextMemory(Counting())
+    memory = TextMemory(Counting(), torch.device("cpu"))
     memory.embed((("red", 0.5), ("blue", 0.5)))
     memory.embed((("red", 1.0),))
     assert asked == ["red", "blue"]
@@ -299,7 +297,7 @@ def test_the_decoder_remembers_no_further_back_than_it_is_given(config: TinyVAEC
     torch.manual_seed(0)
     vae = TinyVAE(slim).double().eval()
     latents = torch.randn(1, 16, 2, 2, 2, dtype=torch.float64)
-    count = remembered_frames(slim)
+    count = slim.remembered_frames
     with torch.inference_mode():
         whole, _ = vae.decode_raw(latents)
         _, state = vae.decode_raw(latents[:, 15 - count : 15])

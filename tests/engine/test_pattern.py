@@ -77,7 +77,7 @@ def test_a_restored_stream_goes_on_as_if_it_had_never_stopped(model: PatternMode
     script.append(3, Prompt("b", "blue", Transition(TransitionKind.BLEND, 5)))
     stream = model.open(SPEC)
     made = [stream.next_block(script.at(index)) for index in range(8)]
-    history = History(9, 3, 3).kept()
+    history = History(9, 3).kept()
     restored = model.restore(Truth(script, block, block * 12, history))
     for index in range(block, 8):
         found = restored.next_block(script.at(index))

@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 
 from streamer.config import Config, parse_config
 from streamer.models.checkpoint import save_weights
@@ -23,7 +28,22 @@ from streamer.models.text import (
 )
 from streamer.models.tiny_vae import TinyVAE, TinyVAEConfig, save_vae
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
+from streamer.models.umt5 import UMT5Sizes, build_umt5
+from streamer.models.wan_vae import WanVAE, WanVAEConfig
 
+TOKENS = (
+    "<pad>",
+    "</s>",
+    "<unk>",
+    "red",
+    "blue",
+    "balloon",
+    "night",
+    "sea",
+    "hills",
+    "the",
+    "over",
+)
 WORDS = ("red", "green", "blue", "night", "snow", "hills", "balloon", "over", "a", "the", "sea")
 
 
@@ -55,6 +75,50 @@ def make_tiny_config(
                 "sampler": {"denoising_step_list": list(steps), "warp": True},
                 "decoder": {"weights": str(folder / "decoder")},
                 "text": {"weights": str(folder / "text.safetensors")},
+                "threads": 1,
+            },
+        },
+        "tiny",
+    )
+
+
+def make_wan_config(
+    folder: Path,
+    *,
+    stream: dict[str, Any] | None = None,
+    sampler: dict[str, Any] | None = None,
+    decoder: dict[str, Any] | None = None,
+    text: dict[str, Any] | None = None,
+) -> Config:
+    """As `make_tiny_config`, with the parts that the published models have: a Wan VAE and UMT5.
+
+    The keyword arguments change keys of the configuration's sections.
+    """
+    sizes = {"width": 24, "num_heads": 2, "num_layers": 2, "ffn_width": 48, "latent_channels": 16}
+    sizes |= {"text_width": 16, "text_length": 6, "freq_width": 16}
+    torch.manual_seed(3)
+    _write_transformer(folder / "transformer.safetensors", sizes)
+    vae = WanVAE(WanVAEConfig(width=2, blocks_per_stage=2))
+    torch.save(vae.state_dict(), folder / "Wan2.1_VAE.pth")
+    umt5 = build_umt5(UMT5Sizes(12, sizes["text_width"], 1, 2, 8, 16, 32)).state_dict()
+    del umt5["encoder.embed_tokens.weight"]
+    save_file({name: tensor.clone() for name, tensor in umt5.items()}, folder / "umt5.safetensors")
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(TOKENS)}, "<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    words.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    words.save(str(folder / "tokenizer.json"))
+    return parse_config(
+        {
+            "name": "tiny",
+            "family": "wan",
+            "stream": {"width": 64, "height": 64} | (stream or {}),
+            "model": {
+                "transformer": sizes | {"weights": [str(folder / "transformer.safetensors")]},
+                "sampler": {"denoising_step_list": [1000, 500], "warp": True} | (sampler or {}),
+                "decoder": {"kind": "wan", "weights": str(folder / "Wan2.1_VAE.pth")}
+                | (decoder or {}),
+                "text": {"kind": "umt5", "weights": str(folder / "umt5.safetensors")}
+                | (text or {}),
                 "threads": 1,
             },
         },

@@ -174,3 +174,25 @@ def test_a_learned_grid_tells_tokens_where_they_are_and_fits_one_size_only():
         assert not torch.allclose(placed(latents, time, text, FullContext()), before)
     with pytest.raises(ValueError, match="one size only"):
         config.grid(4, 4)
+
+
+def test_pooled_text_joins_the_time_and_begins_without_effect():
+    torch.manual_seed(0)
+    plain = CausalWanTransformer(CONFIG)
+    pooled = CausalWanTransformer(replace(CONFIG, pooled_text=True))
+    pooled.initialise()
+    missing = pooled.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert {name.split(".")[0] for name in missing} == {"text_pooling"}
+    latents, time = torch.randn(2, 2, CONFIG.in_channels, 4, 6), torch.full((2,), 500.0)
+    embeds = torch.randn(2, CONFIG.text_length, CONFIG.text_width)
+    with torch.no_grad():
+        before = plain(latents, time, plain.encode_text(embeds), FullContext())
+        text = pooled.encode_text(embeds)
+        assert torch.equal(pooled(latents, time, text, FullContext()), before)
+        pooled.text_pooling[-1].weight.normal_()
+        text.copy_(pooled.encode_text(embeds))
+        after = pooled(latents, time, text, FullContext())
+        assert not torch.allclose(after, before)
+        alone = pooled(latents[1:], time[1:], pooled.encode_text(embeds[1:]), FullContext())
+        torch.testing.assert_close(after[1:], alone, atol=1e-5, rtol=1e-5)
+    assert text.clone().pooled is not text.pooled

@@ -1,0 +1,1 @@
+"""Commands that look at models and at the machine; `streamer.cli` wires them in."""
