@@ -5,12 +5,10 @@ Each command imports what it needs when it runs, so that `--help` answers at onc
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
-import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,10 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from streamer import __version__
-from streamer.commands.bench_delivery import bench_delivery
+from streamer.commands.bench import bench
 from streamer.commands.clearly import fails_clearly
 from streamer.commands.doctor import doctor
 from streamer.commands.models import models
+from streamer.commands.running import run_interruptibly
 from streamer.commands.serving import serve_options, with_server
 from streamer.errors import ConfigError
 
@@ -354,22 +353,6 @@ def require_writable(path: Path) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; Ctrl-C or SIGTERM cancels it, so that files are closed and workers ended."""
-
-    async def guarded() -> T:
-        task = asyncio.ensure_future(work)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
-        return await task
-
-    try:
-        return asyncio.run(guarded())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-
-
 class LazyGroup(click.Group):
     """A group whose commands are imported when one is used, since they need more than others."""
 
@@ -396,6 +379,7 @@ def find_distill() -> click.Group:
 main.add_command(
     LazyGroup("distill", "Train, evaluate and export the embedded model.", find_distill)
 )
+main.add_command(bench)
 main.add_command(models)
 main.add_command(doctor)
 
@@ -438,36 +422,3 @@ def config_list() -> None:
         stream = config.stream
         size = f"{stream.width}x{stream.height}"
         click.echo(f"{config.name:<24} {size:>9}  {stream.fps} fps  {config.title}")
-
-
-# ---- bench --------------------------------------------------------------------------------------
-
-
-@main.group(name="bench", invoke_without_command=True)
-@config_option
-@click.option("--blocks", default=40, show_default=True, type=click.IntRange(3))
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.pass_context
-@fails_clearly
-def bench_command(context: click.Context, source: str | None, blocks: int, as_json: bool) -> None:
-    """Measure how fast this machine makes a stream, decode included; or what viewers cost."""
-    if context.invoked_subcommand is not None:
-        return
-    from streamer.bench import bench
-    from streamer.config import load_config
-
-    made = run_interruptibly(bench(load_config(source), blocks))
-    if as_json:
-        click.echo(json.dumps(made.as_dict(), indent=2))
-        return
-    click.echo(
-        f"{made.model} {made.size}: {made.steady_fps} frames a second at full window "
-        f"({made.realtime}x real time), {made.average_fps} on average\n"
-        f"block of {made.frames_per_block} frames: {made.block_ms_p50} ms median, "
-        f"{made.block_ms_p90} p90, {made.block_ms_max} worst; "
-        f"denoise {made.denoise_ms} with the clean pass, decode {made.decode_ms}\n"
-        f"loaded in {made.load_s} s, first block after {made.first_block_ms} ms"
-    )
-
-
-bench_command.add_command(bench_delivery)

@@ -176,7 +176,16 @@ class TextSection(FileSection):
 
 
 class ModelSection(Section):
-    """Everything the `wan` family needs to make video."""
+    """Everything the `wan` family needs to make video.
+
+    kernels: `auto` takes, on a GPU, what measures fastest among those that are right; `torch` and
+    `triton` take all of one kind.  A CPU has PyTorch only.
+    graphs: whether a GPU replays recorded passes, which spares the host the work of launching them.
+    eight_bit: linear maps in eight-bit numbers: `fp8` needs compute capability 8.9, `int8` runs
+    everywhere.  The model then starts only if its pictures stay near those of its own precision, at
+    least min_psnr_db in the mean over a block.
+    random_weights: read no weights, except those of our own decoder, and draw them: for benchmarks.
+    """
 
     transformer: TransformerSection
     sampler: SamplerSection
@@ -184,6 +193,11 @@ class ModelSection(Section):
     text: TextSection
     device: str = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
+    kernels: Literal["auto", "torch", "triton"] = "auto"
+    graphs: bool = True
+    eight_bit: Literal["fp8", "int8"] | None = None
+    min_psnr_db: Annotated[float, Field(ge=0, le=100)] = 30.0
+    random_weights: bool = False
 
 
 class ServerSection(Section):

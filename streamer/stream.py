@@ -160,12 +160,20 @@ class StreamSpec:
 
 @dataclass(frozen=True)
 class BlockTimings:
-    """Where the time of one block went, in milliseconds.  denoise_ms holds the clean pass too."""
+    """Where the time of one block went, in milliseconds.  denoise_ms holds the clean pass too.
+
+    passes_ms: of each step, and of the clean pass.  On a GPU that pass goes on while the pictures
+    leave, so its time, the last one here and in denoise_ms, is that of the block before.
+    copy_ms: pictures from the device to the host.
+    total_ms: until the pictures were there; parts that run beside each other add up to more.
+    """
 
     text_ms: float = 0.0
     denoise_ms: float = 0.0
     decode_ms: float = 0.0
     total_ms: float = 0.0
+    passes_ms: tuple[float, ...] = ()
+    copy_ms: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("streamer.bench_delivery", "streamer.bench_viewers"),
     ("streamer.live",),
     ("streamer.server",),
+    ("streamer.bench.latency",),
     ("streamer.commands",),
     ("streamer.cli", "streamer.__main__"),
 )

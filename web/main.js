@@ -3,44 +3,93 @@
  *
  * For tests and for the curious, `window.streamer` has
  *   state()  the present state (see state.js) with `phase`, a copy
- *   stats()  {phase, fpsShown, framesShown, lastRtpTimestamp, roundTripMs, latencyMs, codec,
+ *   stats()  {phase, fpsShown, framesShown, lastRtpTimestamp, roundTripMs, latencyMs, codec, route,
  *             server}: what this page measured; server: the last `statistics` message or null
  *
- * Address parameters: `upscale=on|off` enlarges the picture with the GPU filter always or never
- * (default: where there is a GPU).
+ * Address parameters:
+ *   clean=1               the video alone, for OBS
+ *   prompt=TEXT           stands in the prompt line already
+ *   video=webrtc|websocket   the video comes this way always (default: WebRTC where it gets through)
+ *   upscale=on|off        enlarge with the GPU filter always or never (default: where there is a GPU)
  */
 
+import { scriptPath, socketOf, vocabulary } from "./api.js";
 import { ControlConnection } from "./connection.js";
-import { PromptHistory } from "./history.js";
-import { forgetStream, rememberStream, rememberedStream } from "./identity.js";
+import { element, writeAttribute } from "./dom.js";
+import {
+  forgetStream,
+  rememberName,
+  rememberStream,
+  rememberedName,
+  rememberedStream,
+} from "./identity.js";
+import { Keepsakes } from "./keepsakes.js";
+import { actionOf } from "./keys.js";
+import { STEERABLE, isDirector, isPictureDue, phaseOf } from "./phase.js";
 import { Picture } from "./picture.js";
-import { hello, offer, pause, resume, setPrompt, setSeed, shown, start, stop } from "./protocol.js";
-import { initialState, isDirector, isPictureDue, phaseOf, reduce } from "./state.js";
-import { VideoLink } from "./video.js";
+import { Player } from "./player.js";
+import { PromptLine } from "./promptline.js";
+import * as protocol from "./protocol.js";
+import { closePanels, toggleFullscreen, toggleInset } from "./screen.js";
+import { initialState, reduce } from "./state.js";
+import { noStatistics, withMeasured } from "./statistics.js";
+import { Steering } from "./steering.js";
+import { FilesView } from "./view-files.js";
+import { PeopleView } from "./view-people.js";
+import { RibbonView } from "./view-ribbon.js";
+import { ShareView } from "./view-share.js";
+import { StatisticsView } from "./view-statistics.js";
+import { renderKeys, renderVocabulary } from "./view-words.js";
 import { View } from "./view.js";
+import { readVocabulary } from "./vocabulary.js";
+import { factsWords } from "./words.js";
 
-const RENDER_EVERY_MS = 500;
+const RENDER_EVERY_MS = 250;
 const IDLE_AFTER_MS = 4000;
 const NOTICE_MS = { progress: 20_000, done: 6000, problem: 9000 };
-const BLEND_BLOCKS = 4;
-const HISTORY_KEY = "streamer.prompts";
 const STATISTICS_KEY = "streamer.statistics";
+
+const address = new URLSearchParams(location.search);
+const isClean = address.get("clean") === "1";
 
 const view = new View();
 const { parts } = view;
-const upscaling = new URLSearchParams(location.search).get("upscale");
-const picture = new Picture(
-  parts.picture,
-  parts,
-  upscaling === "on" || upscaling === "off" ? upscaling : "auto",
-);
-const sent = new PromptHistory(JSON.parse(sessionStorage.getItem(HISTORY_KEY) ?? "[]"));
+const picture = new Picture(parts.picture, parts, oneOf(address.get("upscale"), "on", "off") ?? "auto");
+const files = new FilesView();
+const share = new ShareView();
+/** @type {import("./promptline.js").Page} */
+const page = { state: () => state, dispatch, send: (message) => control.send(message) };
+const line = new PromptLine(parts, page);
+const steering = new Steering(page, connectVideo);
+const ribbon = new RibbonView((text) => line.fill(text));
+const statisticsView = new StatisticsView();
+const people = new PeopleView(rememberedName(), {
+  onHandOver: (to) => control.send(protocol.handOver(to)),
+  onOpened: (isOpen) => control.send(protocol.openSuggestions(isOpen)),
+  onPicked: (suggestion) => line.pick(suggestion),
+  onDismissed: (id) => control.send(protocol.dismiss(id)),
+  onNamed: rename,
+});
+const buttons = {
+  anew: element("anew", HTMLButtonElement),
+  newSeed: element("new-seed", HTMLButtonElement),
+  seedForm: element("seed-form", HTMLFormElement),
+  seed: element("seed", HTMLInputElement),
+  inset: element("inset", HTMLButtonElement),
+  end: element("end", HTMLButtonElement),
+  script: element("script", HTMLAnchorElement),
+};
 
 let state = initialState();
 let identity = rememberedStream();
-let isStatisticsWanted = localStorage.getItem(STATISTICS_KEY) !== "off";
+let measured = noStatistics();
+let latencyMs = /** @type {number|null} */ (null);
+let jitterBufferMs = /** @type {number|null} */ (null);
+let isStatisticsWanted = localStorage.getItem(STATISTICS_KEY) === "on";
 let noticeTimer = 0;
 let idleTimer = 0;
+
+const keepsakes = new Keepsakes(() => identity, dispatch);
 
 /** @param {import("./state.js").Event} event */
 function dispatch(event) {
@@ -49,65 +98,79 @@ function dispatch(event) {
   if (state === before) return;
   if (state.notice !== before.notice) renewNoticeTimer();
   if (state.measured !== before.measured && state.measured !== null) {
-    control.send(shown(state.measured.promptId, state.measured.latencyMs));
+    latencyMs = state.measured.latencyMs;
+    control.send(protocol.shown(state.measured.promptId, latencyMs, jitterBufferMs));
   }
   if (before.stream !== null && state.stream === null) leaveStream();
   render();
 }
 
 function render() {
-  view.render(state, performance.now());
-  view.renderStatistics(state, {
-    fpsShown: video.fpsShown,
-    roundTripMs: control.roundTripMs,
-    isWanted: isStatisticsWanted,
-  });
+  const nowMs = performance.now();
+  const { stream } = state;
+  view.render(state, nowMs);
+  ribbon.render(state, nowMs);
+  people.render(state);
+  files.render(state, keepsakes.recordedS(nowMs));
+  share.render(identity);
+  const plays = state.hasPicture && stream !== null && stream.state !== "ended";
+  const facts = factsWords(state, player.route);
+  statisticsView.render(isStatisticsWanted, measured, plays ? stream.fps : null, facts);
+  buttons.anew.disabled = buttons.newSeed.disabled = !steering.isAble;
+  const { activeElement } = document;
+  if (stream !== null && activeElement !== buttons.seed) buttons.seed.value = String(stream.seed);
+  buttons.end.disabled = stream === null || !STEERABLE.has(phaseOf(state));
+  const endLabel = isDirector(state) ? "End the stream" : "Leave the stream";
+  if (buttons.end.textContent !== endLabel) buttons.end.textContent = endLabel;
+  buttons.inset.hidden = !document.pictureInPictureEnabled;
+  if (stream !== null) writeAttribute(buttons.script, "href", scriptPath(stream.id));
 }
 
 function renewNoticeTimer() {
   window.clearTimeout(noticeTimer);
   const { notice } = state;
   if (notice === null) return;
-  noticeTimer = window.setTimeout(
-    () => dispatch({ type: "noticed", notice: null }),
-    NOTICE_MS[notice.tone],
-  );
+  noticeTimer = window.setTimeout(() => say(null), NOTICE_MS[notice.tone]);
+}
+
+/** @param {import("./state.js").Notice|null} notice */
+function say(notice) {
+  dispatch({ type: "noticed", notice });
 }
 
 // ---- the server ----------------------------------------------------------------------------------
 
-const address = new URL("ws", location.href);
-address.protocol = address.protocol.replace("http", "ws");
-address.hash = address.search = "";
-
-const control = new ControlConnection(address.href, {
-  onOpen: () => control.send(hello(identity.stream, identity.token)),
+const control = new ControlConnection(socketOf("ws"), {
+  onOpen: () => {
+    const name = rememberedName();
+    control.send(protocol.hello(identity.stream, identity.token, name === "" ? null : name));
+  },
   onMessage: take,
   onLost(retryMs) {
-    picture.hold();
-    video.close();
+    endVideo();
     dispatch({ type: "lost", retryMs });
   },
   onRetrying: () => dispatch({ type: "retrying" }),
   onRefused(reason) {
-    video.close();
+    player.close();
     dispatch({ type: "failed", code: "refused", message: reason || "the server refused" });
   },
 });
 
-const video = new VideoLink(parts.video, {
-  onOffer: (sdp) => control.send(offer(sdp)),
-  onPainted(rtpTimestamp, nowMs) {
-    picture.painted(nowMs);
-    dispatch({ type: "painted", rtpTimestamp, nowMs });
+const player = new Player(parts.video, oneOf(address.get("video"), "webrtc", "websocket"), {
+  onOffer: (sdp) => control.send(protocol.offer(sdp)),
+  onPainted(frame) {
+    picture.painted(frame.nowMs);
+    dispatch({ type: "painted", ...frame });
   },
   onRenewed() {
     picture.hold();
     dispatch({ type: "video_renewed" });
   },
+  isPictureDue: () => isPictureDue(state),
+  // As if it were said on the control connection about an offer: there may be no place.
+  onRefused: (code, message) => take({ type: "error", code, message, about: "offer" }),
   onUnreachable() {
-    // Nothing is sent while nothing is made: the path may be as good as any.
-    if (!isPictureDue(state)) return connectVideo();
     const message = "the server is there, but no picture arrives";
     dispatch({ type: "failed", code: "video_unreachable", message });
   },
@@ -119,18 +182,32 @@ function take(message) {
   switch (message.type) {
     case "welcome":
       // A first prompt typed before the connection broke, or before there was one.
-      if (state.wanted !== null && identity.stream === null) control.send(start(state.wanted, null));
+      if (state.wanted !== null && identity.stream === null) {
+        control.send(protocol.start(state.wanted, null));
+      }
       break;
     case "stream":
+      if (message.id !== identity.stream) measured = noStatistics();
       identity = { stream: message.id, token: message.token };
       rememberStream(message.id, message.token);
       if (message.state !== "ended") connectVideo();
+      void keepsakes.learn();
       break;
-    case "answer":
-      void video.accept(message.sdp);
+    case "statistics":
+      void measure(message);
+      break;
+    case "recording":
+      keepsakes.follow(message);
+      break;
+    case "direction":
+      identity = { ...identity, token: message.token };
+      if (identity.stream !== null) rememberStream(identity.stream, message.token);
       break;
     case "status":
       if (message.state === "ended") endVideo();
+      break;
+    case "answer":
+      player.accept(message.sdp);
       break;
     case "error":
       takeError(message);
@@ -144,74 +221,59 @@ function takeError(error) {
     leaveStream();
   } else if (error.about === "hello" && error.code === "not_director") {
     // The token is of no use: watch, as anybody with the link may.
-    identity.token = null;
+    identity = { ...identity, token: null };
     control.open();
   } else if (state.failure?.kind === "failed") {
     endVideo();
   } else if (error.about === "offer" && state.failure === null) {
-    video.refused();
+    player.refused();
   } else if (error.about === "offer") {
-    // All places are taken: the viewer asks again, not the link by itself.
-    video.close();
+    // All places are taken: the viewer asks again, not the player by itself.
+    endVideo();
   }
+}
+
+/** @param {import("./protocol.js").Statistics} there */
+async function measure(there) {
+  jitterBufferMs = await player.jitterBufferMs();
+  const { fpsShown } = player;
+  measured = withMeasured(measured, there, { fpsShown, roundTripMs: control.roundTripMs, latencyMs });
+  latencyMs = null;
+  render();
 }
 
 function connectVideo() {
-  if (typeof RTCPeerConnection === "undefined") {
-    const message = "this browser has no WebRTC";
-    dispatch({ type: "failed", code: "webrtc_missing", message });
-    return;
+  if (!Player.isSupported) {
+    const message = "this browser plays neither WebRTC nor MediaSource";
+    dispatch({ type: "failed", code: "video_unsupported", message });
+  } else if (identity.stream !== null) {
+    const path = `ws/video/${encodeURIComponent(identity.stream)}`;
+    player.connect(state.server?.ice_servers ?? [], socketOf(path));
   }
-  void video.connect(state.server?.ice_servers ?? []);
 }
 
 function endVideo() {
+  closePanels();
   picture.hold();
-  video.close();
+  player.close();
 }
 
 /** Back to the first screen: nothing of the stream is kept. */
 function leaveStream() {
   identity = { stream: null, token: null };
   forgetStream();
-  video.close();
+  player.clear();
   picture.clear();
+  keepsakes.forget();
+  closePanels();
 }
 
 // ---- what the viewer does ------------------------------------------------------------------------
 
-/** @param {string} text */
-function sendPrompt(text) {
-  const wish = text.trim();
-  if (wish === "" || !isDirector(state) || parts.send.disabled) return;
-  const kind = /** @type {import("./protocol.js").Transition["kind"]|""} */ (parts.transition.value);
-  const blocks = kind === "blend" ? BLEND_BLOCKS : 1;
-  const isFirst = state.stream === null;
-  const transition = isFirst || kind === "" ? null : { kind, blocks };
-  const prompt = { id: newPromptId(), text: wish, transition };
-  dispatch({ type: "prompted", prompt, nowMs: performance.now() });
-  control.send(isFirst ? start(prompt, null) : setPrompt(prompt));
-  sent.add(wish);
-  sessionStorage.setItem(HISTORY_KEY, JSON.stringify(sent.sent));
-  parts.prompt.value = "";
-}
-
-function newPromptId() {
-  const words = crypto.getRandomValues(new Uint32Array(2));
-  return `p-${[...words].map((word) => word.toString(36)).join("")}`;
-}
-
-function togglePause() {
-  if (parts.pause.disabled || parts.pause.hidden) return;
-  control.send(phaseOf(state) === "paused" ? resume() : pause());
-}
-
-function newSeed() {
-  if (parts.newSeed.disabled || parts.newSeed.hidden) return;
-  const seed = crypto.getRandomValues(new Uint32Array(1))[0];
-  if (control.send(setSeed(seed))) {
-    dispatch({ type: "noticed", notice: { tone: "done", text: `new seed ${seed}` } });
-  }
+/** Others know us by another name from the next greeting on. @param {string} name */
+function rename(name) {
+  rememberName(name);
+  control.open();
 }
 
 function toggleStatistics() {
@@ -220,81 +282,82 @@ function toggleStatistics() {
   render();
 }
 
-function toggleFullscreen() {
-  if (!document.fullscreenEnabled) return;
-  const change =
-    document.fullscreenElement === null
-      ? parts.app.requestFullscreen()
-      : document.exitFullscreen();
-  change.catch((error) => console.warn("fullscreen was not granted:", error));
-}
-
-function takeWayOut() {
+buttons.seedForm.addEventListener("submit", (event) => {
+  event.preventDefault();
+  steering.reseed(Number(buttons.seed.value), `seed ${buttons.seed.value}`);
+});
+parts.action.addEventListener("click", () => {
   const action = parts.action.dataset.action;
-  const about = state.failure?.about;
   if (action === "reconnect") control.retryNow();
   if (action === "reload") location.reload();
-  if (action === "leave") {
-    if (state.stream !== null && state.stream.state !== "ended") control.send(stop());
-    dispatch({ type: "left" });
-  }
-  if (action === "retry") {
-    dispatch({ type: "retried" });
-    if (about === "offer") connectVideo();
-    else if (state.wanted !== null) control.send(start(state.wanted, null));
-  }
-}
-
-parts.form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  sendPrompt(parts.prompt.value);
+  if (action === "leave" || action === "unqueue") steering.leave();
+  if (action === "retry") steering.retry();
 });
-parts.prompt.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") parts.prompt.blur();
-  if (event.key !== "ArrowUp" && event.key !== "ArrowDown") return;
-  event.preventDefault();
-  const typed = parts.prompt.value;
-  parts.prompt.value = event.key === "ArrowUp" ? sent.older(typed) : sent.newer(typed);
+buttons.end.addEventListener("click", () => {
+  closePanels();
+  steering.end();
 });
-parts.examples.addEventListener("click", (event) => {
-  if (event.target instanceof HTMLButtonElement) sendPrompt(event.target.textContent ?? "");
-});
-parts.pause.addEventListener("click", togglePause);
-parts.newSeed.addEventListener("click", newSeed);
-parts.statisticsToggle.addEventListener("click", toggleStatistics);
-parts.fullscreen.addEventListener("click", toggleFullscreen);
-parts.end.addEventListener("click", () => control.send(stop()));
-parts.action.addEventListener("click", takeWayOut);
 // A browser that holds back even muted video plays it after a touch.
 parts.app.addEventListener("click", () => {
-  if (parts.video.srcObject !== null && parts.video.paused) void parts.video.play();
+  if (parts.video.readyState > 0 && parts.video.paused) void parts.video.play();
 });
 
-/** @type {Record<string, () => void>} */
-const SHORTCUTS = {
-  "/": () => parts.prompt.focus(),
-  " ": togglePause,
-  n: newSeed,
-  i: toggleStatistics,
-  f: toggleFullscreen,
+/** @param {string} id */
+const toggler = (id) => () => {
+  const panel = element(id, HTMLElement);
+  if (state.stream !== null || id === "keys" || id === "words") panel.togglePopover();
 };
 
+/** @type {Record<import("./keys.js").Action, () => void>} */
+const ACTIONS = {
+  prompt: () => line.focus(),
+  pause: () => steering.togglePause(),
+  anew: () => steering.anew(),
+  seed: () => steering.newSeed(),
+  screenshot: () => void (state.hasPicture && keepsakes.screenshot()),
+  clip: () => void (isDirector(state) && keepsakes.clip()),
+  record: () => void (isDirector(state) && keepsakes.toggleRecording()),
+  share: toggler("share"),
+  people: toggler("people"),
+  vocabulary: () => element("sections", HTMLElement).childElementCount > 0 && toggler("words")(),
+  statistics: toggleStatistics,
+  inset: () => toggleInset(parts.video, (text) => say({ tone: "problem", text })),
+  fullscreen: () => toggleFullscreen(parts.app),
+  menu: toggler("menu"),
+  keys: toggler("keys"),
+};
+
+for (const [id, action] of /** @type {[string, import("./keys.js").Action][]} */ ([
+  ["pause", "pause"],
+  ["screenshot", "screenshot"],
+  ["menu-screenshot", "screenshot"],
+  ["record", "record"],
+  ["statistics-toggle", "statistics"],
+  ["fullscreen", "fullscreen"],
+  ["anew", "anew"],
+  ["new-seed", "seed"],
+  ["clip", "clip"],
+  ["inset", "inset"],
+])) {
+  element(id, HTMLButtonElement).addEventListener("click", ACTIONS[action]);
+}
+
 document.addEventListener("keydown", (event) => {
-  const isTaken = event.target instanceof Element && event.target.closest("input, select");
-  const isPress = event.target instanceof Element && event.target.closest("button, a");
-  if (isTaken || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  if (isPress && event.key === " ") return;
-  const shortcut = SHORTCUTS[event.key];
-  if (shortcut === undefined) return;
+  if (isClean || !(event.target instanceof Element)) return;
+  const isField = event.target.closest("input:not([type=checkbox]), select") !== null;
+  const isButton = event.target.closest("button, a, input") !== null;
+  const action = actionOf(event, isField ? "field" : isButton ? "button" : "page");
+  if (action === null) return;
   event.preventDefault();
-  shortcut();
+  ACTIONS[action]();
 });
 
 function wake() {
   parts.app.toggleAttribute("data-idle", false);
   window.clearTimeout(idleTimer);
   idleTimer = window.setTimeout(() => {
-    parts.app.toggleAttribute("data-idle", state.hasPicture && parts.prompt.value === "");
+    const isBusy = parts.prompt.value !== "" || document.querySelector(":popover-open") !== null;
+    parts.app.toggleAttribute("data-idle", state.hasPicture && !isBusy);
   }, IDLE_AFTER_MS);
 }
 for (const name of ["pointermove", "pointerdown", "keydown", "focusin"]) {
@@ -303,8 +366,27 @@ for (const name of ["pointermove", "pointerdown", "keydown", "focusin"]) {
 
 // ---- the life of the page ------------------------------------------------------------------------
 
+/**
+ * @template {string} T
+ * @param {string|null} value
+ * @param {...T} allowed
+ * @returns {T|null}
+ */
+function oneOf(value, ...allowed) {
+  return allowed.find((each) => each === value) ?? null;
+}
+
+async function learnVocabulary() {
+  try {
+    const sections = readVocabulary(await vocabulary());
+    renderVocabulary(sections, (wording) => line.add(wording));
+  } catch (error) {
+    console.warn("the vocabulary is not known:", error);
+  }
+}
+
 window.addEventListener("pagehide", () => {
-  video.close();
+  player.close();
   control.close();
 });
 window.addEventListener("pageshow", (event) => {
@@ -312,7 +394,8 @@ window.addEventListener("pageshow", (event) => {
 });
 window.addEventListener("online", () => control.retryNow());
 window.addEventListener("hashchange", () => {
-  if (rememberedStream().stream !== identity.stream) location.reload();
+  const asked = rememberedStream();
+  if (asked.stream !== identity.stream || asked.token !== identity.token) location.reload();
 });
 
 Object.assign(window, {
@@ -320,19 +403,26 @@ Object.assign(window, {
     state: () => structuredClone({ ...state, phase: phaseOf(state) }),
     stats: () => ({
       phase: phaseOf(state),
-      fpsShown: video.fpsShown,
-      framesShown: video.numPainted,
-      lastRtpTimestamp: video.lastRtpTimestamp,
+      fpsShown: player.fpsShown,
+      framesShown: player.numPainted,
+      lastRtpTimestamp: player.lastRtpTimestamp,
       roundTripMs: control.roundTripMs,
       latencyMs: state.measured?.latencyMs ?? null,
       codec: state.codec,
+      route: player.route,
       server: state.statistics,
     }),
   },
 });
 
 window.setInterval(render, RENDER_EVERY_MS);
+parts.app.toggleAttribute("data-clean", isClean);
+parts.prompt.value = address.get("prompt") ?? "";
+renderKeys();
 render();
 wake();
 control.open();
-parts.prompt.focus({ preventScroll: true });
+if (!isClean) {
+  void learnVocabulary();
+  line.focus();
+}

@@ -69,7 +69,6 @@ export class Picture {
   /** Show nothing any more. */
   clear() {
     this.#isCurrent = false;
-    this.#video.srcObject = null;
     this.#still.hidden = true;
     this.#upscaled.hidden = true;
   }

@@ -1,16 +1,16 @@
 /**
  * What the page knows, and how each event changes it: pure functions, no clock, no document.
  *
- * `reduce(state, event)` returns the next state; `phaseOf(state)` names what the viewer is shown.
- * Times are milliseconds of one monotonic clock, handed in with the events.
+ * `reduce(state, event)` returns the next state; `phaseOf(state)` (phase.js) names what the viewer
+ * is shown.  Times are milliseconds of one monotonic clock, handed in with the events.
  */
+
+import { accepted, painted, prompted } from "./measure.js";
+import { emptyRibbon, withHistory, withPrompt, withRate, withStatistics } from "./ribbon.js";
 
 /**
  * @typedef {import("./protocol.js").ServerMessage} ServerMessage
  * @typedef {import("./protocol.js").Prompt} Prompt
- *
- * @typedef {"connecting"|"loading"|"ready"|"starting"|"playing"|"slow"|"paused"|"restoring"|
- *   "parked"|"busy"|"lost"|"ended"|"failed"} Phase
  *
  * @typedef {object} Stream
  * @property {string} id
@@ -18,19 +18,28 @@
  * @property {number} seed
  * @property {number} width           px
  * @property {number} height          px
+ * @property {number} fps             the stream's own rate
  * @property {import("./protocol.js").StreamState} state
  * @property {string} detail
  *
  * @typedef {object} Pending          the newest prompt sent, until its first frame is painted
  * @property {string} id
+ * @property {string} text
  * @property {number} sentMs
+ * @property {number|null} dueMs      when its first frame is expected
  * @property {boolean} isFirst        it starts the stream
  *
  * @typedef {object} Applied          a prompt whose first frame is on its way to the screen
  * @property {string} id
  * @property {string} text
  * @property {number|null} rtpTimestamp   what that frame carries; null: any next frame
+ * @property {number} pts             its media time over WebSocket, in 1/90000 s
  * @property {number} appliedMs
+ *
+ * @typedef {object} Painted          a frame on screen, with the time it carries
+ * @property {number|null} rtpTimestamp   over WebRTC
+ * @property {number|null} pts            over WebSocket, in 1/90000 s
+ * @property {number} nowMs
  *
  * @typedef {{tone: "progress"|"done"|"problem", text: string}} Notice
  * @typedef {{promptId: string, latencyMs: number}} Measured
@@ -42,7 +51,10 @@
  * @property {import("./protocol.js").Welcome|null} server
  * @property {number} loading         0..1
  * @property {string} stage
+ * @property {{progress: number, ms: number}|null} loadingSince  the first progress that was told
+ * @property {number|null} loadingEndMs  when the model is expected to be loaded
  * @property {Prompt|null} wanted     the first prompt, until the server has made a stream of it
+ * @property {{position: number, length: number}|null} place  in the line for a stream
  * @property {Stream|null} stream
  * @property {boolean} hasPicture     a frame of this stream was painted
  * @property {string} caption         text of the prompt on screen
@@ -54,13 +66,19 @@
  * @property {import("./protocol.js").Statistics|null} statistics
  * @property {boolean} isSlow
  * @property {string|null} codec
+ * @property {import("./ribbon.js").Ribbon} ribbon
+ * @property {import("./protocol.js").Audience|null} audience
+ * @property {import("./protocol.js").Suggestion[]} suggestions
+ * @property {import("./protocol.js").Recording[]} recordings   oldest first
  *
  * @typedef {{type: "received", message: ServerMessage, nowMs: number}
  *   | {type: "lost", retryMs: number}
  *   | {type: "retrying"}
  *   | {type: "prompted", prompt: Prompt, nowMs: number}
- *   | {type: "painted", rtpTimestamp: number|null, nowMs: number}
+ *   | ({type: "painted"} & Painted)
  *   | {type: "video_renewed"}
+ *   | {type: "reseeded", seed: number}
+ *   | {type: "recorded", recordings: import("./protocol.js").Recording[]}
  *   | {type: "noticed", notice: Notice|null}
  *   | {type: "failed", code: string, message: string}
  *   | {type: "retried"}
@@ -74,6 +92,7 @@ const FATAL = new Set([
   "worker_start_failed",
   "weights_invalid",
   "config_invalid",
+  "download_failed",
   "out_of_memory",
   "output_unwritable",
   "codec_unsupported",
@@ -85,79 +104,44 @@ const SLOW_BELOW = 0.95;
 /** ... until it is above this one again. */
 const NORMAL_ABOVE = 0.98;
 
-/** A first frame that was not recognised by then is not waited for: its time means nothing. */
-const RECOGNISED_WITHIN_MS = 5000;
+/** The time left to load is guessed once so much was loaded ... */
+const GUESS_FROM = 0.05;
+/** ... in so many milliseconds. */
+const GUESS_AFTER_MS = 1000;
+
+/** What belongs to one stream and to no other. */
+const OF_STREAM = {
+  hasPicture: false,
+  caption: "",
+  pending: null,
+  applied: null,
+  statistics: null,
+  isSlow: false,
+  codec: null,
+  audience: null,
+  suggestions: [],
+  recordings: [],
+};
 
 /** @returns {State} */
 export function initialState() {
   return {
+    ...OF_STREAM,
     connection: "connecting",
     retryMs: null,
     server: null,
     loading: 0,
     stage: "",
+    loadingSince: null,
+    loadingEndMs: null,
     wanted: null,
+    place: null,
     stream: null,
-    hasPicture: false,
-    caption: "",
-    pending: null,
-    applied: null,
     measured: null,
     notice: null,
     failure: null,
-    statistics: null,
-    isSlow: false,
-    codec: null,
+    ribbon: emptyRibbon(),
   };
-}
-
-/**
- * @param {State} state
- * @returns {Phase}
- */
-export function phaseOf(state) {
-  const { failure, stream } = state;
-  if (failure?.kind === "failed") return "failed";
-  if (state.connection === "lost") return "lost";
-  if (state.connection === "connecting") return "connecting";
-  if (failure?.kind === "busy") return "busy";
-  if (stream === null) {
-    if (state.loading < 1) return "loading";
-    return state.wanted === null ? "ready" : "starting";
-  }
-  if (stream.state === "starting" && state.loading < 1) return "loading";
-  if (stream.state === "playing" && !state.hasPicture) return "starting";
-  if (stream.state === "playing" && state.isSlow) return "slow";
-  return stream.state;
-}
-
-/**
- * Whether this page may steer: it owns the stream, or there is none yet.
- *
- * @param {State} state
- */
-export function isDirector(state) {
-  return state.stream === null || state.stream.token !== null;
-}
-
-/**
- * Whether the server sends pictures, so that their staying away means something.  While the model
- * is being loaded or brought back there are none.
- *
- * @param {State} state
- */
-export function isPictureDue(state) {
-  return state.stream?.state === "playing";
-}
-
-/**
- * Whether RTP time `a` is at or after `b`, modulo 2^32 (RFC 3550, section 5.1).
- *
- * @param {number} a
- * @param {number} b
- */
-export function rtpReached(a, b) {
-  return (a - b) >>> 0 < 2 ** 31;
 }
 
 /**
@@ -170,18 +154,24 @@ export function reduce(state, event) {
     case "received":
       return receive(state, event.message, event.nowMs);
     case "lost":
-      return { ...state, connection: "lost", retryMs: event.retryMs };
+      return { ...state, connection: "lost", retryMs: event.retryMs, place: null };
     case "retrying":
       return { ...state, retryMs: null };
     case "prompted":
       return prompted(state, event.prompt, event.nowMs);
     case "painted":
-      return painted(state, event.rtpTimestamp, event.nowMs);
+      return painted(state, event);
     case "video_renewed":
       // Another connection counts from another RTP time.
       return state.applied === null
         ? state
         : { ...state, applied: { ...state.applied, rtpTimestamp: null } };
+    case "reseeded":
+      return state.stream === null
+        ? state
+        : { ...state, stream: { ...state.stream, seed: event.seed } };
+    case "recorded":
+      return { ...state, recordings: event.recordings };
     case "noticed":
       return { ...state, notice: event.notice };
     case "failed":
@@ -208,39 +198,46 @@ function receive(state, message, nowMs) {
         retryMs: null,
         server: message,
         loading: message.loading,
+        loadingSince: null,
+        loadingEndMs: null,
         // A failure is told again after the welcome if it still holds.
         failure: null,
       };
     case "loading":
-      return { ...state, loading: message.progress, stage: message.stage };
+      return loaded(state, message, nowMs);
+    case "queued":
+      return { ...state, place: { position: message.position, length: message.length } };
     case "stream":
       return attached(state, message);
     case "answer":
       return { ...state, codec: message.codec };
     case "prompt_accepted":
-      if (message.prompt_id !== state.pending?.id) return state;
-      return {
-        ...state,
-        notice: { tone: "progress", text: `applies in ${seconds(message.applies_in_s, 1)}` },
-      };
+      return accepted(state, message, nowMs);
     case "prompt_applied":
-      return {
-        ...state,
-        applied: {
-          id: message.prompt_id,
-          text: message.text,
-          rtpTimestamp: message.rtp_timestamp,
-          appliedMs: nowMs,
-        },
-      };
+      return applying(state, message, nowMs);
     case "status":
-      return told(state, message);
+      return told(state, message, nowMs);
     case "statistics":
       return {
         ...state,
         statistics: message,
         isSlow: message.playback_rate < (state.isSlow ? NORMAL_ABOVE : SLOW_BELOW),
+        ribbon: withStatistics(state.ribbon, message, state.stream?.fps ?? 16, nowMs),
       };
+    case "history":
+      return { ...state, ribbon: withHistory(state.ribbon, message.prompts) };
+    case "audience":
+      return {
+        ...state,
+        audience: message,
+        suggestions: message.suggestions_open ? state.suggestions : [],
+      };
+    case "suggestions":
+      return { ...state, suggestions: message.suggestions };
+    case "direction":
+      return directed(state, message.token);
+    case "recording":
+      return { ...state, recordings: withRecording(state.recordings, message) };
     case "pong":
       return state;
     case "error":
@@ -250,15 +247,53 @@ function receive(state, message, nowMs) {
 
 /**
  * @param {State} state
- * @param {import("./protocol.js").Status} message
+ * @param {import("./protocol.js").Loading} message
+ * @param {number} nowMs
  * @returns {State}
  */
-function told(state, message) {
+function loaded(state, { progress, stage }, nowMs) {
+  const since = state.loadingSince ?? { progress, ms: nowMs };
+  const [part, tookMs] = [progress - since.progress, nowMs - since.ms];
+  const isKnown = part >= GUESS_FROM && tookMs >= GUESS_AFTER_MS;
+  return {
+    ...state,
+    loading: progress,
+    stage,
+    loadingSince: since,
+    loadingEndMs: isKnown ? nowMs + ((1 - progress) * tookMs) / part : null,
+  };
+}
+
+/**
+ * @param {State} state
+ * @param {import("./protocol.js").PromptApplied} message
+ * @param {number} nowMs
+ * @returns {State}
+ */
+function applying(state, message, nowMs) {
+  const { prompt_id: id, text, block, frame } = message;
+  const { rtp_timestamp: rtpTimestamp, pts } = message;
+  return {
+    ...state,
+    applied: { id, text, rtpTimestamp, pts, appliedMs: nowMs },
+    ribbon: withPrompt(state.ribbon, { id, text, block, frame }, nowMs),
+  };
+}
+
+/**
+ * @param {State} state
+ * @param {import("./protocol.js").Status} message
+ * @param {number} nowMs
+ * @returns {State}
+ */
+function told(state, message, nowMs) {
   if (state.stream === null) return state;
   const stream = { ...state.stream, state: message.state, detail: message.detail };
-  if (message.state !== "ended") return { ...state, stream };
+  const rate = message.state === "playing" ? stream.fps : 0;
+  const next = { ...state, stream, ribbon: withRate(state.ribbon, rate, nowMs) };
+  if (message.state !== "ended") return next;
   // Nothing that was on its way arrives any more.
-  return { ...state, stream, wanted: null, pending: null, applied: null, notice: null };
+  return { ...next, wanted: null, pending: null, applied: null, notice: null };
 }
 
 /**
@@ -267,85 +302,49 @@ function told(state, message) {
  * @returns {State}
  */
 function attached(state, message) {
-  const { id, token, seed, width, height } = message;
+  const { id, token, seed, width, height, fps } = message;
   const isSame = state.stream?.id === id;
   const pending = state.pending?.isFirst ? state.pending : null;
   return {
     ...state,
+    ...(isSame ? {} : { ...OF_STREAM, ribbon: emptyRibbon() }),
     wanted: null,
-    stream: { id, token, seed, width, height, state: message.state, detail: "" },
-    hasPicture: isSame && state.hasPicture,
+    place: null,
+    stream: { id, token, seed, width, height, fps, state: message.state, detail: "" },
     caption: message.prompt.text,
     // What was under way when the connection broke cannot be measured any more.
     pending,
     applied: null,
     notice: state.pending === pending ? state.notice : null,
-    statistics: isSame ? state.statistics : null,
-    isSlow: isSame && state.isSlow,
   };
 }
 
 /**
- * @param {State} state
- * @param {Prompt} prompt
- * @param {number} nowMs
- * @returns {State}
- */
-function prompted(state, prompt, nowMs) {
-  const isFirst = state.stream === null;
-  return {
-    ...state,
-    wanted: isFirst ? prompt : null,
-    failure: state.failure?.kind === "busy" ? null : state.failure,
-    caption: isFirst ? prompt.text : state.caption,
-    pending: { id: prompt.id, sentMs: nowMs, isFirst },
-    notice: isFirst ? null : { tone: "progress", text: "sending" },
-  };
-}
-
-/**
- * A frame reached the screen.  Returns the same object when that changes nothing.
+ * The direction of the stream came to this page, or went to another.
  *
  * @param {State} state
- * @param {number|null} rtpTimestamp
- * @param {number} nowMs
+ * @param {string|null} token
  * @returns {State}
  */
-function painted(state, rtpTimestamp, nowMs) {
+function directed(state, token) {
   if (state.stream === null) return state;
-  let next = state.hasPicture ? state : { ...state, hasPicture: true };
-  if (next.pending?.isFirst) {
-    next = measuredAt(next, next.pending, nowMs, "first picture after");
-  }
-  const { applied } = next;
-  if (applied === null) return next;
-  const isUnknown = applied.rtpTimestamp === null || rtpTimestamp === null;
-  const isOverdue = nowMs - applied.appliedMs > RECOGNISED_WITHIN_MS;
-  const isHere = isUnknown || rtpReached(Number(rtpTimestamp), Number(applied.rtpTimestamp));
-  if (!isHere && !isOverdue) return next;
-  next = { ...next, applied: null, caption: applied.text };
-  if (next.pending?.id !== applied.id) return next;
-  if (isOverdue) {
-    return { ...next, pending: null, notice: { tone: "done", text: "changed" } };
-  }
-  return measuredAt(next, next.pending, nowMs, "changed in");
+  const text = token === null ? "somebody else directs now" : "you direct now";
+  return {
+    ...state,
+    stream: { ...state.stream, token },
+    pending: token === null ? null : state.pending,
+    notice: { tone: "done", text },
+  };
 }
 
 /**
- * @param {State} state
- * @param {Pending} pending
- * @param {number} nowMs
- * @param {string} what
- * @returns {State}
+ * @param {import("./protocol.js").Recording[]} recordings
+ * @param {import("./protocol.js").Recording} told
  */
-function measuredAt(state, pending, nowMs, what) {
-  const latencyMs = Math.max(0, nowMs - pending.sentMs);
-  return {
-    ...state,
-    pending: null,
-    measured: { promptId: pending.id, latencyMs },
-    notice: { tone: "done", text: `${what} ${seconds(latencyMs / 1000, 2)}` },
-  };
+function withRecording(recordings, told) {
+  const isKnown = recordings.some((each) => each.id === told.id);
+  if (!isKnown) return [...recordings, told];
+  return recordings.map((each) => (each.id === told.id ? told : each));
 }
 
 /**
@@ -369,12 +368,14 @@ function refused(state, error) {
     return failed(state, code, message, about);
   }
   if (code === "busy" && (about === "start" || about === "offer")) {
-    return { ...state, failure: { kind: "busy", code, message, about } };
+    return { ...state, place: null, failure: { kind: "busy", code, message, about } };
   }
   if (about === "start") {
-    return { ...state, wanted: null, pending: null, caption: "", notice: problem };
+    return { ...state, wanted: null, pending: null, caption: "", place: null, notice: problem };
   }
-  if (about === "set_prompt") return { ...state, pending: null, notice: problem };
+  if (about === "set_prompt" || about === "pick") {
+    return { ...state, pending: null, notice: problem };
+  }
   // The video is asked for again; how that goes is told by the picture.
   if (about === "offer") return state;
   return { ...state, notice: problem };
@@ -391,6 +392,7 @@ function failed(state, code, message, about) {
   return {
     ...state,
     wanted: null,
+    place: null,
     pending: null,
     applied: null,
     failure: { kind: "failed", code, message, about },
@@ -399,23 +401,5 @@ function failed(state, code, message, about) {
 
 /** @param {State} state @returns {State} */
 function withoutStream(state) {
-  return {
-    ...state,
-    stream: null,
-    hasPicture: false,
-    caption: "",
-    pending: null,
-    applied: null,
-    statistics: null,
-    isSlow: false,
-    codec: null,
-  };
-}
-
-/**
- * @param {number} value  s
- * @param {number} digits
- */
-function seconds(value, digits) {
-  return `${value.toFixed(digits)} s`;
+  return { ...state, ...OF_STREAM, stream: null, place: null, ribbon: emptyRibbon() };
 }

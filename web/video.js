@@ -1,69 +1,63 @@
 /**
- * The media connection: receives the stream's video over WebRTC and tells of every painted frame.
+ * The media connection: receives the stream's video over WebRTC.
  */
 
 import { backoffMs } from "./connection.js";
 
 /** A connection that has brought no picture by then is given up and asked for again. */
 const PICTURE_WITHIN_MS = 8000;
-/** After so many attempts in a row without a picture the path counts as blocked. */
-const ATTEMPTS = 6;
-/** Frames shown are counted over so long. */
-const COUNTED_MS = 2000;
 
 /**
  * @typedef {object} VideoEvents
  * @property {(sdp: string) => void} onOffer     to be sent to the server
- * @property {(rtpTimestamp: number|null, nowMs: number) => void} onPainted
  * @property {() => void} onRenewed              another connection begins
  * @property {() => void} onUnreachable          no picture after several attempts
  */
 
-/** Owner: the page; one at a time; `connect` replaces what was there. */
+/** Owner: the player; one at a time; `connect` replaces what was there. */
 export class VideoLink {
-  /** Frames painted since the page was loaded. */
-  numPainted = 0;
-  /** RTP time of the last painted frame; null where the browser does not tell. */
-  lastRtpTimestamp = /** @type {number|null} */ (null);
-
   #video;
   #events;
+  #attempts;
   /** @type {RTCPeerConnection|null} */
   #peer = null;
-  /** @type {string[]} */
+  /** @type {import("./protocol.js").IceServer[]} */
   #iceServers = [];
   #attempt = 0;
   #numUnanswered = 0;
   #retryTimer = 0;
-  /** @type {number[]} */
-  #paintedMs = [];
+  /** Sum of delays and number of frames when the jitter buffer was last looked at. */
+  #held = { delayS: 0, frames: 0 };
 
-  /** @param {HTMLVideoElement} video @param {VideoEvents} events */
-  constructor(video, events) {
+  /**
+   * @param {HTMLVideoElement} video
+   * @param {VideoEvents} events
+   * @param {number} attempts   so many in a row without a picture mean that the path is blocked
+   */
+  constructor(video, events, attempts) {
     this.#video = video;
     this.#events = events;
-    this.#watchFrames();
+    this.#attempts = attempts;
   }
 
-  /** Frames per second that reached the screen, over the last two seconds. */
-  get fpsShown() {
-    const fromMs = performance.now() - COUNTED_MS;
-    this.#paintedMs = this.#paintedMs.filter((ms) => ms > fromMs);
-    return (this.#paintedMs.length * 1000) / COUNTED_MS;
+  /** Whether there is a connection, or one is being made. */
+  get isOpen() {
+    return this.#peer !== null;
   }
 
   /**
    * Ask for the video.  The offer leaves at once: the server learns this side's addresses from
    * the packets themselves, so there is nothing to gather first.
    *
-   * @param {string[]} iceServers
+   * @param {import("./protocol.js").IceServer[]} iceServers
    */
   async connect(iceServers) {
     this.#drop();
     this.#iceServers = iceServers;
     this.#events.onRenewed();
-    const peer = new RTCPeerConnection({ iceServers: iceServers.map((urls) => ({ urls })) });
+    const peer = new RTCPeerConnection({ iceServers: iceServers.map(withoutNull) });
     this.#peer = peer;
+    this.#held = { delayS: 0, frames: 0 };
     peer.addTransceiver("video", { direction: "recvonly" });
     peer.ontrack = (event) => this.#show(event.track);
     peer.onconnectionstatechange = () => {
@@ -91,6 +85,13 @@ export class VideoLink {
     }
   }
 
+  /** A frame of this connection was painted: it works. */
+  painted() {
+    if (this.#peer === null) return;
+    this.#attempt = 0;
+    window.clearTimeout(this.#retryTimer);
+  }
+
   /** The last offer was refused: ask again after a while, or give up. */
   refused() {
     this.#numUnanswered = Math.max(0, this.#numUnanswered - 1);
@@ -101,7 +102,7 @@ export class VideoLink {
   retry() {
     this.#drop();
     this.#attempt += 1;
-    if (this.#attempt >= ATTEMPTS) {
+    if (this.#attempt >= this.#attempts) {
       this.#attempt = 0;
       this.#events.onUnreachable();
       return;
@@ -115,6 +116,26 @@ export class VideoLink {
     this.#drop();
     this.#attempt = 0;
     this.#numUnanswered = 0;
+  }
+
+  /**
+   * How long the browser held pictures back on average since this was last asked.
+   *
+   * @returns {Promise<number|null>} ms; null when it does not tell
+   */
+  async jitterBufferMs() {
+    const report = await this.#peer?.getStats();
+    for (const entry of report?.values() ?? []) {
+      if (entry.type !== "inbound-rtp" || entry.kind !== "video") continue;
+      const before = this.#held;
+      this.#held = {
+        delayS: entry.jitterBufferDelay ?? 0,
+        frames: entry.jitterBufferEmittedCount ?? 0,
+      };
+      const frames = this.#held.frames - before.frames;
+      return frames > 0 ? (1000 * (this.#held.delayS - before.delayS)) / frames : null;
+    }
+    return null;
   }
 
   #drop() {
@@ -135,37 +156,14 @@ export class VideoLink {
       if (error.name !== "AbortError") console.warn("the video does not play:", error);
     });
   }
+}
 
-  /** @param {number|null} rtpTimestamp @param {number} nowMs */
-  #painted(rtpTimestamp, nowMs) {
-    this.numPainted += 1;
-    this.lastRtpTimestamp = rtpTimestamp;
-    this.#paintedMs.push(performance.now());
-    if (this.#paintedMs.length > 1000) this.#paintedMs.shift();
-    if (this.#peer === null) return;
-    this.#attempt = 0;
-    window.clearTimeout(this.#retryTimer);
-    this.#events.onPainted(rtpTimestamp, nowMs);
-  }
-
-  #watchFrames() {
-    const video = this.#video;
-    if (!("requestVideoFrameCallback" in HTMLVideoElement.prototype)) {
-      this.#pollFrames(0);
-      return;
-    }
-    /** @type {VideoFrameRequestCallback} */
-    const painted = (_now, frame) => {
-      this.#painted(frame.rtpTimestamp ?? null, frame.expectedDisplayTime);
-      video.requestVideoFrameCallback(painted);
-    };
-    video.requestVideoFrameCallback(painted);
-  }
-
-  /** For browsers without requestVideoFrameCallback: no RTP time, one look a screen refresh. */
-  #pollFrames(/** @type {number} */ before) {
-    const total = this.#video.getVideoPlaybackQuality().totalVideoFrames;
-    if (total > before) this.#painted(null, performance.now());
-    requestAnimationFrame(() => this.#pollFrames(total));
-  }
+/**
+ * As `RTCPeerConnection` takes it: what a server does not need is left out, not null.
+ *
+ * @param {import("./protocol.js").IceServer} server
+ * @returns {RTCIceServer}
+ */
+function withoutNull({ urls, username, credential }) {
+  return username === null || credential === null ? { urls } : { urls, username, credential };
 }

@@ -2,7 +2,7 @@
  * What the page says in each phase: one place for its sentences, pure functions of the state.
  */
 
-import { phaseOf } from "./state.js";
+import { isDirector, maySuggest, phaseOf } from "./phase.js";
 
 /**
  * @typedef {import("./state.js").State} State
@@ -12,7 +12,8 @@ import { phaseOf } from "./state.js";
  * @property {string} sentence    beneath the title
  * @property {string} code        stable code of a failure, else empty
  * @property {string} badge       the state in a few words, over the picture
- * @property {"reconnect"|"retry"|"leave"|"reload"|null} action   the way out, as a button
+ * @property {string} hint        beside the badge: why it is so
+ * @property {"reconnect"|"retry"|"leave"|"unqueue"|"reload"|null} action   the way out, as a button
  * @property {string} actionLabel
  */
 
@@ -25,8 +26,9 @@ const WAYS_OUT = {
   worker_start_failed: "The server's log has the reason; start the server again when it is mended.",
   out_of_memory: "Close other streams, or choose a smaller model, and start a new stream.",
   codec_unsupported: "Try another browser: this one takes neither VP8 nor H.264.",
-  video_unreachable: "A firewall may block UDP between this browser and the server.",
-  webrtc_missing: "Use a current Chrome, Edge, Firefox or Safari.",
+  video_unreachable: "A firewall or a proxy between this browser and the server may block it.",
+  video_unsupported: "Use a current Chrome, Edge, Firefox or Safari.",
+  download_failed: "Check the server's network, or fetch the weights by hand; its log has the address.",
   refused: "Open the page under the address that the server printed.",
   message_invalid: "Page and server are of different versions.",
 };
@@ -60,13 +62,20 @@ export function wordsFor(state, nowMs) {
         "It plays for as long as you watch. Say something else, and it changes while it plays.",
         "ready",
       );
+    case "queued":
+      return {
+        ...words(placeWords(state), "It begins by itself as soon as a place is free.", "in line"),
+        action: "unqueue",
+        actionLabel: "Leave the line",
+      };
     case "starting":
-      return words(state.caption, "Making the first picture.", "making the first picture");
+      return words(state.caption, "Warming up: the first picture is being made.", "warming up");
     case "playing":
-      return words("", "", state.stream?.token === null ? "watching" : "playing");
+      return words("", "", isDirector(state) ? "playing" : "watching");
     case "slow": {
       const rate = state.statistics?.playback_rate ?? 1;
-      return words("", "", `${rate.toFixed(1)}x real time`);
+      const hint = state.statistics?.measure_reason ?? "";
+      return { ...words("", "", `${rate.toFixed(1)}x real time`), hint };
     }
     case "paused":
       return words("", "", "paused");
@@ -100,7 +109,37 @@ export function wordsFor(state, nowMs) {
 
 /** @param {string} title @param {string} sentence @param {string} badge @returns {Words} */
 function words(title, sentence, badge) {
-  return { title, sentence, code: "", badge, action: null, actionLabel: "" };
+  return { title, sentence, code: "", badge, hint: "", action: null, actionLabel: "" };
+}
+
+/** @param {State} state */
+function placeWords(state) {
+  const position = state.place?.position ?? 1;
+  if (position === 1) return "All places are taken; you are next.";
+  return `All places are taken; ${position - 1} ${position === 2 ? "is" : "are"} before you.`;
+}
+
+/**
+ * How long the model is still being loaded; empty while that cannot be said.
+ *
+ * @param {State} state
+ * @param {number} nowMs
+ */
+export function timeLeftWords(state, nowMs) {
+  if (state.loadingEndMs === null || state.loading >= 1) return "";
+  const leftS = Math.ceil((state.loadingEndMs - nowMs) / 1000);
+  if (leftS < 2) return "a moment left";
+  return leftS < 90 ? `about ${leftS} s left` : `about ${Math.round(leftS / 60)} min left`;
+}
+
+/**
+ * What a viewer may do here, in place of the prompt line; empty for who directs or suggests.
+ *
+ * @param {State} state
+ */
+export function watchingWords(state) {
+  if (isDirector(state) || maySuggest(state)) return "";
+  return "You are watching. The director of this stream steers it, and takes no suggestions now.";
 }
 
 /** @param {State} state @param {number} nowMs */
@@ -119,6 +158,7 @@ function failureWords(state) {
     sentence: [sentence(state.failure?.message ?? ""), way].filter(Boolean).join(" "),
     code,
     badge: "failed",
+    hint: "",
     action: isOfStream ? "leave" : "reload",
     actionLabel: isOfStream ? "Start a new stream" : "Reload the page",
   };
@@ -137,21 +177,25 @@ export function sentence(text) {
 }
 
 /**
- * The line of statistics, part by part.
+ * What the statistics say besides the plots.
  *
  * @param {State} state
- * @param {{fpsShown: number, roundTripMs: number|null}} here   what this page measured itself
+ * @param {import("./player.js").Route} route
  * @returns {string[]}
  */
-export function statisticsWords(state, here) {
+export function factsWords(state, route) {
   const there = state.statistics;
-  if (there === null) return [];
+  if (there === null || state.stream === null) return [];
+  const { width, height, fps, seed } = state.stream;
+  const codec = route === "websocket" ? "H.264 over WebSocket" : `${state.codec ?? "video"} over WebRTC`;
+  const measure = there.measure === "none" ? "" : `${there.measure}: ${there.measure_reason}`;
   return [
-    `${here.fpsShown.toFixed(1)} fps shown`,
-    `${there.fps_generated.toFixed(there.fps_generated < 100 ? 1 : 0)} fps generated`,
-    `${there.queued_s.toFixed(2)} s queued`,
-    here.roundTripMs === null ? "" : `${Math.round(here.roundTripMs)} ms round trip`,
+    `${width}x${height} at ${fps} fps`,
+    codec,
+    `seed ${seed}`,
+    `block ${there.block}`,
     `${there.dropped} dropped`,
-    `${Math.round(there.bitrate_kbps)} kbit/s`,
+    `${there.key_frames} key frames`,
+    measure,
   ].filter(Boolean);
 }

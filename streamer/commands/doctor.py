@@ -58,6 +58,7 @@ def doctor(
 def examine(config: Config) -> Iterator[Check]:
     """Every check, in the order in which trouble is best mended."""
     from streamer.commands import checks
+    from streamer.commands.kernel_check import check_kernels
 
     yield checks.check_python()
     torch = checks.check_torch()
@@ -69,6 +70,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield checks.check_attention()
     yield checks.check_memory(config)
     yield checks.check_weights(config)
+    yield check_kernels(config)
     yield from checks.check_codecs()
     yield checks.check_port(config)
     yield from checks.check_ice(config)

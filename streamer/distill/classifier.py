@@ -21,54 +21,69 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from streamer.config import weights_path
+from streamer.distill.edition import EDITIONS, Edition, load_edition
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.sheets import Picture, Row, draw_sheet
-from streamer.distill.world import ATTRIBUTES, MOTIONS, SUBJECTS, Renderer, sample_specs
+from streamer.distill.world import Renderer, sample_specs
 from streamer.errors import WeightsError
-from streamer.models.checkpoint import load_weights, save_weights
+from streamer.models.checkpoint import load_weights, read_tensors, save_weights
 
 CLIP_FRAMES = 8
 CLIP_FPS = 4
 HEIGHT, WIDTH = 80, 128
 WEIGHTS_FILE = "classifier.safetensors"
 SHIPPED = weights_path(f"assets/storybook/{WEIGHTS_FILE}")
-LOOKS = ("scene", "time", "weather", "subject")
-"""The attributes that a single picture shows."""
+MOVING = ("motion", "heading", "camera")
+"""The attributes that only a clip shows; all others are read from single pictures."""
 
 _HELD_OUT = 1 << 40
-_NO_SUBJECT = len(SUBJECTS) - 1
-_MIRRORED_MOTION = {"moves left": "moves right", "moves right": "moves left"}
+_SUBJECT = 3  # the place of the subject among the attributes
+_SUBJECTS_OWN = ("motion", "heading")
+_LEFT_RIGHT = (
+    ("motion", "moves left", "moves right"),
+    ("heading", "left", "right"),
+    ("camera", "pans left", "pans right"),
+)
+_WIDENING = {"small": 1, "full": 2}
 
 
 class AttributeClassifier(nn.Module):
-    """Names the classes of ATTRIBUTES in pictures and clips.  Holds weights only."""
+    """Names an edition's classes in pictures and clips.  Holds weights only."""
 
-    def __init__(self) -> None:
+    def __init__(self, edition: Edition) -> None:
         super().__init__()
+        self.edition = edition
+        self.looks = tuple(name for name in edition.attributes if name not in MOVING)
+        self.movings = tuple(name for name in edition.attributes if name in MOVING)
+        sizes = {name: len(classes) for name, classes in edition.attributes.items()}
+        self._splits = [sizes[name] for name in self.movings]
+        wide = _WIDENING[edition.name]
         self.look_trunk = nn.Sequential(
-            nn.Conv2d(3, 24, 5, 2, 2),
+            nn.Conv2d(3, 24 * wide, 5, 2, 2),
             nn.SiLU(),
-            nn.Conv2d(24, 48, 3, 2, 1),
-            _Block(48),
-            nn.Conv2d(48, 96, 3, 2, 1),
-            _Block(96),
-            _Block(96),
-            _Block(96),
-            nn.GroupNorm(8, 96),
+            nn.Conv2d(24 * wide, 48 * wide, 3, 2, 1),
+            _Block(48 * wide),
+            nn.Conv2d(48 * wide, 96 * wide, 3, 2, 1),
+            _Block(96 * wide),
+            _Block(96 * wide),
+            _Block(96 * wide),
+            nn.GroupNorm(8, 96 * wide),
             nn.SiLU(),
         )
-        self.look_heads = nn.ModuleDict({name: _Head(96, len(ATTRIBUTES[name])) for name in LOOKS})
+        self.look_heads = nn.ModuleDict(
+            {name: _Head(96 * wide, sizes[name]) for name in self.looks}
+        )
         self.motion_trunk = nn.Sequential(
-            nn.Conv2d(3 * CLIP_FRAMES + 5, 48, 5, 2, 2),
+            nn.Conv2d(3 * CLIP_FRAMES + 5, 48 * wide, 5, 2, 2),
             nn.SiLU(),
-            nn.Conv2d(48, 64, 3, 2, 1),
-            _Block(64),
-            nn.Conv2d(64, 48, 3, 2, 1),
-            _Block(48),
-            nn.GroupNorm(8, 48),
+            nn.Conv2d(48 * wide, 64 * wide, 3, 2, 1),
+            _Block(64 * wide),
+            nn.Conv2d(64 * wide, 48 * wide, 3, 2, 1),
+            _Block(48 * wide),
+            nn.GroupNorm(8, 48 * wide),
             nn.SiLU(),
         )
-        self.motion_head = nn.Linear(48 * 8 * 5, len(MOTIONS))
+        self.motion_head = nn.Linear(48 * wide * 8 * 5, sum(self._splits))
         self.register_buffer("place", _coordinates(HEIGHT // 2, WIDTH // 2), persistent=False)
 
     place: Tensor
@@ -76,16 +91,17 @@ class AttributeClassifier(nn.Module):
     def look(self, pictures: Tensor) -> dict[str, Tensor]:
         """Judge what pictures of one clip show together: [B, T, 3, HEIGHT, WIDTH], -1..1.
 
-        Result: logits [B, classes] for each of LOOKS.
+        Result: logits [B, classes] for each of `looks`.
         """
         features: Tensor = self.look_trunk(pictures.flatten(0, 1))
         together = features.view(*pictures.shape[:2], *features.shape[1:])
         return {name: head(together) for name, head in self.look_heads.items()}
 
-    def motion(self, clips: Tensor) -> Tensor:
-        """Judge the subject's motion: [B, CLIP_FRAMES, 3, HEIGHT, WIDTH], -1..1; logits [B, 7].
+    def move(self, clips: Tensor) -> dict[str, Tensor]:
+        """Judge what moves, and how: [B, CLIP_FRAMES, 3, HEIGHT, WIDTH], -1..1.
 
-        What does not move is taken out of every frame and given once beside them.
+        Result: logits [B, classes] for each of `movings`.  What does not move is taken out of
+        every frame and given once beside them.
         """
         small = F.avg_pool2d(clips.flatten(0, 1), 2).view(
             len(clips), -1, 3, HEIGHT // 2, WIDTH // 2
@@ -94,8 +110,8 @@ class AttributeClassifier(nn.Module):
         moving = 3 * (small - still[:, None]).flatten(1, 2)
         place = self.place.expand(len(clips), -1, -1, -1)
         features = self.motion_trunk(torch.cat([moving, still, place], dim=1))
-        logits: Tensor = self.motion_head(features.flatten(1))
-        return logits
+        logits = self.motion_head(features.flatten(1)).split(self._splits, dim=1)
+        return dict(zip(self.movings, logits, strict=True))
 
     @torch.inference_mode()
     def classify(self, clips: Tensor) -> dict[str, Tensor]:
@@ -109,11 +125,12 @@ class AttributeClassifier(nn.Module):
                 f"{CLIP_FPS} a second (see choose_frames)"
             )
         prepared = prepare(clips)
-        return {**self.look(prepared), "motion": self.motion(prepared)}
+        found = {**self.look(prepared), **self.move(prepared)}
+        return {name: found[name] for name in self.edition.attributes}
 
     @torch.inference_mode()
     def classify_pictures(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Judge single pictures, uint8 [B, 3, H, W]: logits [B, classes] for each of LOOKS."""
+        """Judge single pictures, uint8 [B, 3, H, W]: logits [B, classes] for each of `looks`."""
         return self.look(prepare(pictures[:, None]))
 
 
@@ -178,24 +195,29 @@ def choose_frames(frames: NDArray[np.uint8], fps: int) -> Tensor:
 def save_classifier(classifier: AttributeClassifier, path: Path) -> None:
     """Write the weights as float16, with the classes that they name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"attributes": json.dumps(ATTRIBUTES)}
+    edition = classifier.edition
+    metadata = {"edition": edition.name, "attributes": edition.signature()}
     save_weights(classifier.state_dict(), path, "float16", metadata)
 
 
 def load_classifier(path: Path = SHIPPED) -> AttributeClassifier:
     """Read what `save_classifier` wrote, for judging.
 
+    Files without the name of an edition are of the small one.
     Raises WeightsError when the file is missing, damaged or knows another world.
     """
-    classifier = AttributeClassifier()
-    load_weights(classifier, [path])
+    read_tensors([path])  # a missing or damaged file is named there
     with safe_open(path, "pt") as file:
-        attributes = (file.metadata() or {}).get("attributes")
-    if attributes != json.dumps(ATTRIBUTES):
+        metadata = file.metadata() or {}
+    name = metadata.get("edition", "small")
+    known = load_edition(name).signature() if name in EDITIONS else ""
+    if metadata.get("attributes") != known:
         raise WeightsError(
-            f"{path}: names other classes than this world has; "
+            f"{path}: names other classes than the {name} edition has; "
             "make it again with `streamer distill classifier --out DIR`"
         )
+    classifier = AttributeClassifier(load_edition(name))
+    load_weights(classifier, [path])
     return classifier.eval().requires_grad_(False)
 
 
@@ -204,7 +226,7 @@ def load_classifier(path: Path = SHIPPED) -> AttributeClassifier:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Rendered clips, uint8 [B, CLIP_FRAMES, 3, HEIGHT, WIDTH], and their classes, long [B, 5]."""
+    """Rendered clips, uint8 [B, CLIP_FRAMES, 3, HEIGHT, WIDTH], and their classes, long [B, A]."""
 
     clips: Tensor
     classes: Tensor
@@ -217,11 +239,12 @@ def render_lesson(renderer: Renderer, num_clips: int, seed: int) -> Lesson:
     model's are.
     """
     generator = torch.Generator().manual_seed(seed)
-    specs = sample_specs(num_clips, generator)
+    edition = renderer.edition
+    specs = sample_specs(edition, num_clips, generator)
     seeds = torch.randint(1 << 31, (num_clips,), generator=generator).tolist()
     starts = (torch.rand(num_clips, generator=generator) * 60).tolist()
     clips = renderer.render(specs, seeds, CLIP_FRAMES, start_s=starts)
-    rows = [[s.scene, s.time, s.weather, s.subject, s.motion] for s in specs]
+    rows = [[spec.of(name) for name in edition.attributes] for spec in specs]
     small = ((prepare(clips) + 1) * 127.5).round().to(torch.uint8)
     return Lesson(small, torch.tensor(rows))
 
@@ -249,17 +272,19 @@ class ClassifierStage:
 
     def __init__(
         self,
+        edition: Edition,
         config: ClassifierStageConfig | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
+        self.edition = edition
         self.config = config or ClassifierStageConfig()
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            classifier = AttributeClassifier()
+            classifier = AttributeClassifier(edition)
         self.classifier = classifier.to(self.device)
-        self._renderer = Renderer(device, 2 * HEIGHT, 2 * WIDTH, CLIP_FPS)
+        self._renderer = Renderer(edition, device, 2 * HEIGHT, 2 * WIDTH, CLIP_FPS)
         self._seed = seed
         self._pools: dict[int, Lesson] = {}
         self._held_out: Lesson | None = None
@@ -282,18 +307,19 @@ class ClassifierStage:
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of every attribute, on softened and mirrored clips."""
         lesson = self._draw(step, generator)
-        clips, motions = soften(lesson, generator)
+        clips, classes = soften(self.edition, lesson, generator)
         order = torch.randperm(CLIP_FRAMES, generator=generator)[: self.config.pictures]
-        logits = self.classifier.look(clips[:, order])
-        losses = {
-            name: F.cross_entropy(logits[name], lesson.classes[:, i], label_smoothing=0.02)
-            for i, name in enumerate(LOOKS)
-        }
-        # Nothing moves in a clip without a subject.
-        motions = motions.masked_fill(lesson.classes[:, 3] == _NO_SUBJECT, -1)
-        losses["motion"] = F.cross_entropy(
-            self.classifier.motion(clips), motions, ignore_index=-1, label_smoothing=0.02
-        )
+        logits = {**self.classifier.look(clips[:, order]), **self.classifier.move(clips)}
+        losses = {}
+        for i, name in enumerate(self.edition.attributes):
+            wanted = classes[:, i]
+            if name in _SUBJECTS_OWN:  # nothing moves in a clip without a subject
+                wanted = wanted.masked_fill(
+                    classes[:, _SUBJECT] == self.edition.no_subject_number, -1
+                )
+            losses[name] = F.cross_entropy(
+                logits[name], wanted, ignore_index=-1, label_smoothing=0.02
+            )
         total = torch.stack(list(losses.values())).sum()
         return total, {name: value.item() for name, value in losses.items()}
 
@@ -302,16 +328,17 @@ class ClassifierStage:
         lesson = self._test()
         guesses = self._guess(lesson.clips)
         rows = []
+        names_of = self.edition.attributes.values()
         for number in range(min(8, len(guesses))):
-            said = [names[guesses[number, i]] for i, names in enumerate(ATTRIBUTES.values())]
-            true = [names[lesson.classes[number, i]] for i, names in enumerate(ATTRIBUTES.values())]
+            said = [names[guesses[number, i]] for i, names in enumerate(names_of)]
+            true = [names[lesson.classes[number, i]] for i, names in enumerate(names_of)]
             label = "\n".join(
                 f"{a}" if a == b else f"{a}, truly {b}" for a, b in zip(said, true, strict=True)
             )
             frames = lesson.clips[number, ::2].permute(0, 2, 3, 1).cpu().numpy()
             rows.append(Row(label, tuple(Picture(frame) for frame in frames)))
         draw_sheet(path, "held-out clips and what the classifier says", rows)
-        accuracies = measure_accuracy(guesses, lesson.classes)
+        accuracies = measure_accuracy(self.edition, guesses, lesson.classes)
         return {f"held_out_{name}": value for name, value in accuracies.items()}
 
     def export(self, directory: Path) -> None:
@@ -319,14 +346,19 @@ class ClassifierStage:
         save_classifier(self.classifier, directory / WEIGHTS_FILE)
         lesson = self._test()
         guesses = self._guess(lesson.clips)
-        numbers = {"clips": len(guesses), "accuracy": measure_accuracy(guesses, lesson.classes)}
+        numbers = {
+            "clips": len(guesses),
+            "accuracy": measure_accuracy(self.edition, guesses, lesson.classes),
+        }
         (directory / "classifier.json").write_text(json.dumps(numbers, indent=2) + "\n")
 
     def _guess(self, clips: Tensor) -> Tensor:
         parts = []
         for first in range(0, len(clips), 24):
             logits = self.classifier.classify(clips[first : first + 24])
-            parts.append(torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], dim=1))
+            parts.append(
+                torch.stack([logits[name].argmax(1) for name in self.edition.attributes], dim=1)
+            )
         return torch.cat(parts)
 
     def _test(self) -> Lesson:
@@ -356,11 +388,11 @@ class ClassifierStage:
         return Lesson(clips[chosen], classes[chosen].to(self.device))
 
 
-def soften(lesson: Lesson, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Clips as a small autoencoder or a codec might leave them, and their motions.
+def soften(edition: Edition, lesson: Lesson, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Clips as a small autoencoder or a codec might leave them, and their classes.
 
     Half are mirrored (left becomes right); all are moved a little, some made soft, some noisy, and
-    the colours of each are shifted.  Result: float [B, 8, 3, HEIGHT, WIDTH], -1..1; long [B].
+    the colours of each are shifted.  Result: float [B, 8, 3, HEIGHT, WIDTH], -1..1; long [B, A].
     """
     num = len(lesson.clips)
     device = lesson.clips.device
@@ -368,12 +400,18 @@ def soften(lesson: Lesson, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     def chance(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator).to(device)
 
-    clips, motions = prepare(lesson.clips), lesson.classes[:, 4].clone()
+    clips, classes = prepare(lesson.clips), lesson.classes.clone()
     is_mirrored = chance(num) < 0.5
     clips = torch.where(is_mirrored[:, None, None, None, None], clips.flip(-1), clips)
-    for name, mirrored in _MIRRORED_MOTION.items():
-        here = is_mirrored & (lesson.classes[:, 4] == MOTIONS.index(name))
-        motions[here] = MOTIONS.index(mirrored)
+    for attribute, *pair in _LEFT_RIGHT:
+        names = edition.attributes.get(attribute, ())
+        if pair[0] not in names:
+            continue
+        place = list(edition.attributes).index(attribute)
+        left, right = (names.index(name) for name in pair)
+        before = lesson.classes[:, place]
+        classes[is_mirrored & (before == left), place] = right
+        classes[is_mirrored & (before == right), place] = left
     offsets = ((chance(num, 2) * 2 - 1) * torch.tensor([2.5, 4.5], device=device)).round().long()
     softness = 1 + 2.2 * chance(num) ** 1.5
     pieces = []
@@ -388,7 +426,7 @@ def soften(lesson: Lesson, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     amount = chance(num, 1, 1, 1, 1) ** 2
     clips = clips + amount * (0.06 * fine + 0.10 * coarse.view_as(clips))
     gain = 1 + 0.16 * (chance(num, 1, 3, 1, 1) - 0.5)
-    return clips * gain + 0.16 * (chance(num, 1, 3, 1, 1) - 0.5), motions
+    return clips * gain + 0.16 * (chance(num, 1, 3, 1, 1) - 0.5), classes
 
 
 def _shift(clip: Tensor, down: int, across: int) -> Tensor:
@@ -409,14 +447,16 @@ def _blur(clip: Tensor, factor: float) -> Tensor:
     return F.interpolate(less, size, mode="bilinear", align_corners=False)
 
 
-def measure_accuracy(guesses: Tensor, classes: Tensor) -> dict[str, float]:
-    """Share of right guesses for each attribute; guesses, classes: long [B, 5].
+def measure_accuracy(edition: Edition, guesses: Tensor, classes: Tensor) -> dict[str, float]:
+    """Share of right guesses for each attribute; guesses, classes: long [B, A].
 
-    The motion counts only where there is a subject to move.
+    The motion and the heading count only where there is a subject to move.
     """
     is_right = guesses == classes
-    has_subject = classes[:, 3] != _NO_SUBJECT
+    has_subject = classes[:, _SUBJECT] != edition.no_subject_number
     return {
-        name: float(is_right[has_subject if name == "motion" else slice(None), i].float().mean())
-        for i, name in enumerate(ATTRIBUTES)
+        name: float(
+            is_right[has_subject if name in _SUBJECTS_OWN else slice(None), i].float().mean()
+        )
+        for i, name in enumerate(edition.attributes)
     }

@@ -7,10 +7,7 @@ command imports what it needs when it runs, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,16 +15,23 @@ from streamer.distill.console import (
     ClearCommand,
     PathType,
     config_option,
+    edition_option,
     model_section,
     progress_bar,
 )
+from streamer.distill.edition import EDITIONS
 from streamer.distill.judging import evaluate, sheet
-from streamer.errors import ConfigError, OutputError
-
-if TYPE_CHECKING:
-    from streamer.distill.trainer import Stage, TrainerConfig
-
-F = TypeVar("F", bound=Callable[..., Any])
+from streamer.distill.pipeline import dmd, ode, run, teacher, trajectories
+from streamer.distill.running import (
+    begin_run,
+    device_option,
+    num_threads,
+    run_stage,
+    set_threads,
+    training_options,
+)
+from streamer.distill.worlds import atlas, vocabulary
+from streamer.errors import ConfigError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,38 +42,12 @@ def distill() -> None:
     """
 
 
-def training_options(command: F) -> F:
-    """The options that every training has."""
-    for option in (
-        click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out."),
-        click.option("--seed", type=int, default=0, show_default=True),
-        click.option("--threads", type=click.IntRange(0, 256), default=0, help="0: torch chooses."),
-        click.option("--out", type=PathType, required=True, help="Folder of this run."),
-    ):
-        command = option(command)
-    return command
-
-
 distill.add_command(evaluate)
 distill.add_command(sheet)
-
-
-device_option = click.option(
-    "--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."
-)
-
-
-@distill.command(cls=ClearCommand)
-@click.option("--package", type=PathType, required=True, help="The unpacked npm package.")
-@click.option("--out", type=PathType, help="[default: where the renderer reads it]")
-def atlas(package: Path, out: Path | None) -> None:
-    """Build the sheet of sprites that the world is rendered with."""
-    from streamer.distill.atlas import FOLDER, build_atlas
-
-    try:
-        build_atlas(package, out or FOLDER)
-    except FileNotFoundError as error:
-        raise ConfigError(str(error)) from error
+distill.add_command(atlas)
+distill.add_command(vocabulary)
+for stage in (teacher, trajectories, ode, dmd, run):
+    distill.add_command(stage)
 
 
 # ---- stages -------------------------------------------------------------------------------------
@@ -77,6 +55,7 @@ def atlas(package: Path, out: Path | None) -> None:
 
 @distill.command(cls=ClearCommand)
 @training_options
+@edition_option
 @click.option("--word-vectors", type=PathType, help="A word table or encoder made before.")
 @click.option("--steps", type=click.IntRange(1), default=1600, show_default=True)
 @click.option("--captions", type=click.IntRange(1), default=40_000, show_default=True)
@@ -87,6 +66,7 @@ def text(
     threads: int,
     seed: int,
     resume: bool,
+    edition: str,
     word_vectors: Path | None,
     steps: int,
     captions: int,
@@ -96,11 +76,14 @@ def text(
 
     It takes minutes and starts anew each time; --resume keeps the word table that OUT holds.
     """
+    from streamer.distill.edition import load_edition
     from streamer.distill.text_stage import TextOptions, TextTraining, train_text
 
     set_threads(threads)
     training = TextTraining(num_captions=captions, steps=steps, seed=seed)
-    options = TextOptions(out, word_vectors, training, report_captions, resume)
+    options = TextOptions(
+        out, load_edition(edition), word_vectors, training, report_captions, resume
+    )
     with progress_bar() as show:
         report = train_text(options, lambda step, loss: show(step / steps, f"loss {loss:.3f}"))
     click.echo(json.dumps(report, indent=2))
@@ -109,6 +92,7 @@ def text(
 @distill.command(cls=ClearCommand)
 @training_options
 @device_option
+@edition_option
 @click.option("--minutes", type=float, default=20.0, show_default=True)
 @click.option("--crops", type=click.IntRange(1), default=6, show_default=True, help="Of a step.")
 @click.option("--muon-lr", type=float, default=0.005, show_default=True)
@@ -119,18 +103,20 @@ def vae(
     device: str,
     seed: int,
     resume: bool,
+    edition: str,
     minutes: float,
     crops: int,
     muon_lr: float,
     start: Path | None,
 ) -> None:
     """Train the autoencoder; ends in OUT/export."""
+    from streamer.distill.edition import load_edition
     from streamer.distill.trainer import TrainerConfig
     from streamer.distill.vae_stage import VAEStage, VAEStageConfig, WorldClips
 
     begin_run(out, threads, resume)
     settings = VAEStageConfig(crops=crops, muon_lr=muon_lr)
-    clips = WorldClips(seed=seed, device=device)
+    clips = WorldClips(load_edition(edition), seed=seed, device=device)
     stage = VAEStage(clips, settings, device=device, seed=seed, start=start)
     run_stage(stage, TrainerConfig(out=out, seed=seed, max_seconds=minutes * 60), resume)
 
@@ -139,6 +125,7 @@ def vae(
 @training_options
 @device_option
 @config_option
+@click.option("--edition", type=click.Choice(EDITIONS), help="[default: the text encoder's]")
 @click.option("--vae", "vae_dir", type=PathType, help="[default: the configuration's]")
 @click.option("--text", "text_path", type=PathType, help="[default: the configuration's]")
 @click.option("--shards", type=click.IntRange(1), default=64, show_default=True)
@@ -150,6 +137,7 @@ def world(
     seed: int,
     resume: bool,
     source: str | None,
+    edition: str | None,
     vae_dir: Path | None,
     text_path: Path | None,
     shards: int,
@@ -158,6 +146,7 @@ def world(
     """Render clips with captions and keep their latents as shards, for the student."""
     from streamer.config import load_config, weights_path
     from streamer.distill.data import build_shards
+    from streamer.distill.edition import find_edition
     from streamer.distill.world import Renderer
     from streamer.models.text import load_text_encoder
     from streamer.models.tiny_vae import load_vae
@@ -167,18 +156,72 @@ def world(
     model, stream = model_section(config), config.stream
     if not resume and any(out.glob("*.safetensors")):
         raise ConfigError(f"{out} holds shards already; add --resume, or choose another --out")
+    text_file = text_path or weights_path(model.text.weights)
+    encoder = load_text_encoder(text_file, device)
+    known = {attribute.name: attribute.classes for attribute in encoder.config.attributes}
+    world_edition = find_edition(known, str(text_file))
+    if edition not in (None, world_edition.name):
+        raise ConfigError(
+            f"{text_file} reads the {world_edition.name} edition, not {edition}; "
+            f"name another one with --text, or leave --edition out"
+        )
     with progress_bar() as report:
         build_shards(
             out,
-            Renderer(device, stream.height, stream.width, stream.fps),
+            Renderer(world_edition, device, stream.height, stream.width, stream.fps),
             load_vae(vae_dir or weights_path(model.decoder.weights), device),
-            load_text_encoder(text_path or weights_path(model.text.weights), device),
+            encoder,
             num_shards=shards,
             num_latents=latents,
             block=stream.num_frame_per_block,
             seed=seed,
             on_progress=lambda done: report(done / (shards + 1), f"{done} shards"),
         )
+
+
+@distill.command(cls=ClearCommand)
+@training_options
+@device_option
+@config_option
+@click.option("--shards", type=PathType, required=True, help="Folder made by `world --latents 3`.")
+@click.option("--text", "text_path", type=PathType, help="[default: the configuration's]")
+@click.option("--steps", type=click.IntRange(1), default=900, show_default=True)
+@click.option("--bf16", is_flag=True, help="Compute in bfloat16.")
+def canvas(
+    out: Path,
+    threads: int,
+    device: str,
+    seed: int,
+    resume: bool,
+    source: str | None,
+    shards: Path,
+    text_path: Path | None,
+    steps: int,
+    bf16: bool,
+) -> None:
+    """Teach the canvas of a transformer the mean picture of each text; ends in OUT/export."""
+    from streamer.config import load_config, weights_path
+    from streamer.distill.blueprint import load_blueprint
+    from streamer.distill.canvas_stage import CanvasStage
+    from streamer.distill.shards import read_clips
+    from streamer.distill.trainer import TrainerConfig
+    from streamer.models.text import load_text_encoder
+
+    model = model_section(load_config(source))
+    begin_run(out, threads, resume)
+    encoder = load_text_encoder(text_path or weights_path(model.text.weights))
+    stage = CanvasStage(
+        load_blueprint(source).transformer,
+        read_clips(shards),
+        read_clips(shards, held_out=True),
+        encoder.encode([""])[0],
+        device=device,
+        seed=seed,
+    )
+    config = TrainerConfig(
+        out=out, seed=seed, max_steps=steps, schedule="cosine", ema_decay=0.98, is_bf16=bf16
+    )
+    run_stage(stage, config, resume)
 
 
 @distill.command(cls=ClearCommand)
@@ -207,6 +250,7 @@ def world(
 @click.option("--guidance", type=click.FloatRange(1), default=1.0, show_default=True,
               help="Fold guidance in, of the weights that --start names.")  # fmt: skip
 @click.option("--start", type=PathType, help="Begin with the weights of an earlier export.")
+@click.option("--canvas", type=PathType, help="Begin with the canvas of an export of `canvas`.")
 @click.option("--bf16", is_flag=True, help="Compute in bfloat16.")
 @click.option("--muon-lr", type=float, default=0.02, show_default=True)
 @click.option("--adam-lr", type=float, default=2e-3, show_default=True)
@@ -227,6 +271,7 @@ def student(
     resampled: float,
     guidance: float,
     start: Path | None,
+    canvas: Path | None,
     bf16: bool,
     muon_lr: float,
     adam_lr: float,
@@ -257,6 +302,7 @@ def student(
         ),
         beginnings=beginnings,
         start=start,
+        canvas=canvas,
         is_resumed=resume,
         threads=num_threads(),
         device=device,
@@ -269,14 +315,18 @@ def student(
 @distill.command(cls=ClearCommand)
 @training_options
 @device_option
+@edition_option
 @click.option("--steps", type=click.IntRange(1), default=500, show_default=True)
-def classifier(out: Path, threads: int, device: str, seed: int, resume: bool, steps: int) -> None:
+def classifier(
+    out: Path, threads: int, device: str, seed: int, resume: bool, edition: str, steps: int
+) -> None:
     """Train the judge of `evaluate` on rendered clips; ends in OUT/export."""
     from streamer.distill.classifier import ClassifierStage
+    from streamer.distill.edition import load_edition
     from streamer.distill.trainer import TrainerConfig
 
     begin_run(out, threads, resume)
-    stage = ClassifierStage(device=device, seed=seed)
+    stage = ClassifierStage(load_edition(edition), device=device, seed=seed)
     config = TrainerConfig(
         out=out, seed=seed, max_steps=steps, ema_decay=0.98, checkpoint_every_s=60.0
     )
@@ -310,66 +360,17 @@ def export(
 
     written: list[Path] = []
     if student_run is not None:
-        source = student_run / "export" / "transformer.safetensors"
-        written += export_transformer(source, folder, as_storage(storage), most_mb)
+        sources = sorted((student_run / "export").glob("transformer*.safetensors"))
+        written += export_transformer(sources, folder, as_storage(storage), most_mb)
     if vae_run is not None:
         names = ("vae.json", "vae.safetensors")
         written += copy_files([vae_run / "export" / name for name in names], folder)
     if text_run is not None:
-        written += copy_files([text_run / "text.safetensors"], folder)
+        kept = [text_run / name for name in ("text.safetensors", "vocabulary.json")]
+        written += copy_files([path for path in kept if path.exists() or path == kept[0]], folder)
     if classifier_run is not None:
         written += copy_files([classifier_run / "export" / "classifier.safetensors"], folder)
     if not written:
         raise ConfigError("nothing to export; name a run with --student, --vae, --text ...")
     for path in written:
         click.echo(f"{path}  {path.stat().st_size / 2**20:.2f} MB")
-
-
-# ---- what the commands share --------------------------------------------------------------------
-
-
-def begin_run(out: Path, threads: int, is_resumed: bool) -> None:
-    """Prepare the log, the threads and the folder of a training.
-
-    Raises ConfigError for a new run in a folder that holds one, OutputError for a folder that
-    cannot be written.
-    """
-    from streamer.distill.trainer import find_checkpoints
-
-    checkpoints = find_checkpoints(out)
-    if checkpoints and not is_resumed:
-        raise ConfigError(
-            f"{out} holds a run already ({checkpoints[-1].name}); "
-            "add --resume to go on with it, or choose another --out"
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    set_threads(threads)
-
-
-def run_stage(stage: Stage, config: TrainerConfig, is_resumed: bool) -> None:
-    """Train a stage to its end, with log and progress on stderr."""
-    from streamer.distill.trainer import Trainer, find_checkpoints
-
-    trainer = Trainer(stage, config)
-    if is_resumed and (checkpoints := find_checkpoints(config.out)):
-        trainer.resume(checkpoints[-1])
-    trainer.train()
-
-
-def set_threads(threads: int) -> None:
-    """Let torch use so many threads inside operators; 0 leaves its own choice."""
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-
-
-def num_threads() -> int:
-    """Threads that torch uses inside operators."""
-    import torch
-
-    return torch.get_num_threads()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamer.distill.edition import EDITIONS
 from streamer.errors import ConfigError, OutputError, StreamerError
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ class ClearCommand(click.Command):
             sys.exit(INTERRUPTED)
 
 
+edition_option = click.option(
+    "--edition",
+    type=click.Choice(EDITIONS),
+    default="full",
+    show_default=True,
+    help="Which storybook world.",
+)
 config_option = click.option(
     "--config",
     "source",

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from streamer.distill.captions import sample_pair
+from streamer.distill.shards import LatentClips
 from streamer.distill.world import Renderer
-from streamer.errors import WeightsError
 from streamer.models.text import TextEncoder
 from streamer.models.tiny_vae import TinyVAE
 
@@ -29,45 +28,6 @@ BEGINNING_SHARE = 0.5
 """Share of clips that show their world from its first second."""
 LATEST_START_S = 60.0
 """The others start at a random time of their world, up to here."""
-
-
-@dataclass(frozen=True)
-class LatentClips:
-    """Clips of one length.
-
-    latents: [N, F, C, H, W], normalised.  text: [N, 2, K, E], before and after the change.
-    switch: [N], the block from which the second text holds; 0 where nothing changes.
-    begins: bool [N], whether the first block is the first of its world.
-    """
-
-    latents: Tensor
-    text: Tensor
-    switch: Tensor
-    begins: Tensor
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def rows(self, indices: Tensor) -> LatentClips:
-        """Some of the clips, as float32."""
-        return LatentClips(
-            self.latents[indices].float(),
-            self.text[indices].float(),
-            self.switch[indices],
-            self.begins[indices],
-        )
-
-    def draw(self, count: int, generator: torch.Generator) -> LatentClips:
-        """Some clips by chance, as float32."""
-        return self.rows(torch.randint(len(self), (count,), generator=generator))
-
-    def beginnings(self, block: int) -> LatentClips:
-        """The first blocks, of `block` latent frames, of the clips that begin their world."""
-        rows = self.begins.nonzero()[:, 0]
-        told = self.text[rows][:, :1].expand(-1, 2, -1, -1)
-        return LatentClips(
-            self.latents[rows, :block], told, torch.zeros_like(self.switch[rows]), self.begins[rows]
-        )
 
 
 def render_pairs(
@@ -85,8 +45,8 @@ def render_pairs(
     [B].
     """
     chance = random.Random(seed)
-    pairs = [sample_pair(chance, held_out) for _ in range(count)]
-    later = [sample_pair(chance, held_out) for _ in range(count)]
+    pairs = [sample_pair(renderer.edition, chance, held_out) for _ in range(count)]
+    later = [sample_pair(renderer.edition, chance, held_out) for _ in range(count)]
     num_blocks = num_frames // frames_per_block
     switch = torch.tensor(
         [
@@ -189,14 +149,3 @@ def build_shards(
             save_file(dict(vars(clips)), partial)
             partial.rename(path)
         on_progress(index + 1)
-
-
-def read_clips(folder: Path, held_out: bool = False) -> LatentClips:
-    """All shards of a folder that are complete by now.  Raises WeightsError when there is none."""
-    paths = sorted(folder.glob("held-out.safetensors" if held_out else "clips-*.safetensors"))
-    if not paths:
-        raise WeightsError(f"{folder}: no shards; make them with `streamer distill world`")
-    parts = [load_file(path) for path in paths]
-    return LatentClips(
-        *(torch.cat([part[field.name] for part in parts]) for field in fields(LatentClips))
-    )

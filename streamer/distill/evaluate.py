@@ -28,6 +28,7 @@ from streamer.distill.classifier import (
     AttributeClassifier,
     choose_frames,
 )
+from streamer.distill.edition import Edition
 from streamer.distill.report import (
     LONGEST_SWITCH,
     Drift,
@@ -40,10 +41,10 @@ from streamer.distill.report import (
     StreamDrift,
     Switches,
 )
-from streamer.distill.world import ATTRIBUTES, Renderer, SceneSpec
+from streamer.distill.world import Renderer, SceneSpec
 from streamer.engine.diffusion import DiffusionModel
 from streamer.errors import ConfigError
-from streamer.models.tiny_vae import TinyVAE
+from streamer.models.vae import VideoVAE
 from streamer.stream import FrameBlock, Prompt, StreamSpec
 
 FIRST_S = 5.0
@@ -192,13 +193,14 @@ class Exam:
 
 
 def draw_exam(
-    config: Config, decoder: TinyVAE, options: EvaluationOptions, classifier: AttributeClassifier
+    config: Config, decoder: VideoVAE, options: EvaluationOptions, classifier: AttributeClassifier
 ) -> Exam:
     """Draw captions, and let the judge see the renderer's clips of them."""
     rng = random.Random(options.seed)
     section = config.stream
-    renderer = Renderer("cpu", section.height, section.width, section.fps)
-    pairs = [sample_pair(rng, held_out=True) for _ in range(options.num_prompts)]
+    edition = classifier.edition
+    renderer = Renderer(edition, "cpu", section.height, section.width, section.fps)
+    pairs = [sample_pair(edition, rng, held_out=True) for _ in range(options.num_prompts)]
     rendered, reconstructed, looks, decibels = [], [], [], []
     num_frames = 2 * section.fps
     for number, (spec, _) in enumerate(pairs):
@@ -222,7 +224,7 @@ def draw_exam(
 
 
 @torch.inference_mode()
-def reconstruct(vae: TinyVAE, clip: Tensor) -> tuple[NDArray[np.uint8], float]:
+def reconstruct(vae: VideoVAE, clip: Tensor) -> tuple[NDArray[np.uint8], float]:
     """A clip, uint8 [T, 3, H, W], through the autoencoder: [T', H, W, 3], and its PSNR in dB.
 
     T' is smaller than T by the frames that the autoencoder drops at its start.
@@ -261,7 +263,7 @@ def judge_obedience(
             chance=1 / len(classes),
             num_scored=sum(name in said.mentions for said in exam.captions),
         )
-        for name, classes in ATTRIBUTES.items()
+        for name, classes in classifier.edition.attributes.items()
     }
 
 
@@ -269,15 +271,9 @@ def _share_right(name: str, exam: Exam, guesses: Sequence[Guess]) -> float | Non
     """Of the captions that mention the attribute, the share that was recognised."""
     known = zip(exam.specs, exam.captions, guesses, strict=False)
     is_right = [
-        guess[name] == class_of(spec, name) for spec, said, guess in known if name in said.mentions
+        guess[name] == spec.of(name) for spec, said, guess in known if name in said.mentions
     ]
     return statistics.fmean(is_right) if is_right else None
-
-
-def class_of(spec: SceneSpec, attribute: str) -> int:
-    """A spec's class number for an attribute."""
-    number: int = astuple(spec)[list(ATTRIBUTES).index(attribute)]
-    return number
 
 
 # ---- drift --------------------------------------------------------------------------------------
@@ -317,7 +313,7 @@ def judge_drift(
     rng = random.Random(options.seed + 1)
     streams = []
     for number in range(options.num_streams):
-        spec, said = sample_pair(rng)
+        spec, said = sample_pair(classifier.edition, rng)
         seed = options.seed + 10_000 + number
         moments = _watch(player, classifier, spec, said, seed, options.drift_s)
         streams.append(_describe_end(said.text, seed, moments, renders))
@@ -359,7 +355,7 @@ def _watch(
                 continue
             frames = np.concatenate(newest)
             guess = judge(classifier, frames, player.fps)
-            score = statistics.fmean(guess[name] == class_of(spec, name) for name in said.mentions)
+            score = statistics.fmean(guess[name] == spec.of(name) for name in said.mentions)
             at_s = times[len(moments)]
             moments.append(Moment(at_s, score, measure_look(frames, player.fps)))
             if len(moments) == len(times):
@@ -392,8 +388,8 @@ def judge_switches(
     blocks: list[int] = []
     num_never = num_already = 0
     for number in range(options.num_switches):
-        old, new = draw_change(rng)
-        scene = class_of(new[0], "scene")
+        old, new = draw_change(classifier.edition, rng)
+        scene = new[0].scene
         prompts = {0: old[1].text, options.num_blocks: new[1].text}
         with closing(player.play(options.seed + 20_000 + number, prompts)) as stream:
             if _sees(classifier, take(stream, options.num_blocks), scene):
@@ -407,14 +403,15 @@ def judge_switches(
 
 
 def draw_change(
+    edition: Edition,
     rng: random.Random,
 ) -> tuple[tuple[SceneSpec, Caption], tuple[SceneSpec, Caption]]:
     """Two captions that name different scenes."""
-    old = new = sample_pair(rng)
+    old = new = sample_pair(edition, rng)
     while "scene" not in old[1].mentions:
-        old = sample_pair(rng)
+        old = sample_pair(edition, rng)
     while "scene" not in new[1].mentions or new[0].scene == old[0].scene:
-        new = sample_pair(rng)
+        new = sample_pair(edition, rng)
     return old, new
 
 

@@ -6,6 +6,7 @@ A model's files lie in one folder; `configs/*.json` name them.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,14 +28,16 @@ def as_storage(name: str) -> Storage:
     raise ValueError(f"storage {name!r}; known: {', '.join(_BYTES)}")
 
 
-def export_transformer(source: Path, folder: Path, storage: Storage, most_mb: int) -> list[Path]:
+def export_transformer(
+    sources: Sequence[Path], folder: Path, storage: Storage, most_mb: int
+) -> list[Path]:
     """Write a transformer's weights into files of at most about `most_mb` megabytes each.
 
     One file is `transformer.safetensors`; several are `transformer-1-of-N.safetensors`, in the
     order in which a configuration lists them.  Raises WeightsError when what was written does not
     hold what was read, OutputError when it cannot be written.
     """
-    tensors = read_tensors([source])
+    tensors = read_tensors(sources)
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
@@ -49,7 +52,7 @@ def export_transformer(source: Path, folder: Path, storage: Storage, most_mb: in
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("transformer*.safetensors"):
-            if old != source:
+            if old not in sources:
                 old.unlink()
         for shard, path in zip(shards, paths, strict=True):
             save_weights(shard, path, storage)

@@ -17,9 +17,12 @@ from streamer.distill.console import (
     progress_bar,
     write_text,
 )
+from streamer.distill.edition import EDITIONS
+from streamer.errors import ConfigError
 
 if TYPE_CHECKING:
     from streamer.config import Config
+    from streamer.distill.edition import Edition
     from streamer.distill.evaluate import Player
     from streamer.engine.diffusion import DiffusionModel
 
@@ -72,6 +75,12 @@ def evaluate(
     )
     with progress_bar() as show:
         config, model = load_model(source, device, threads, show)
+        shown = edition_of(model)
+        if shown is not None and shown != judge.edition:
+            raise ConfigError(
+                f"{config.name} shows the {shown.name} edition, the classifier knows the "
+                f"{judge.edition.name} one; name another with --classifier"
+            )
         report = judge_model(model, config, judge, options, lambda done: show(done, "judging"))
     text = json.dumps(report.tree(), indent=2)
     if out is not None:
@@ -80,7 +89,7 @@ def evaluate(
 
 
 @click.command(cls=ClearCommand)
-@click.argument("kind", type=click.Choice(["prompts", "stream", "switch"]))
+@click.argument("kind", type=click.Choice(["prompts", "stream", "switch", "world"]))
 @config_option
 @click.option("--out", type=PathType, required=True, help="The PNG to write.")
 @click.option("--prompt", "texts", multiple=True, help="Several times; [default: examples]")
@@ -88,6 +97,9 @@ def evaluate(
               help="For `switch`, several times; [default: examples]")  # fmt: skip
 @click.option("--second", "seconds", type=float, multiple=True,
               help="For `stream`, several times; [default: 1, 60, 300, 600]")  # fmt: skip
+@click.option("--edition", type=click.Choice(EDITIONS), default="full", show_default=True,
+              help="For `world`; the others show the model's.")  # fmt: skip
+@click.option("--rows", type=click.IntRange(1), default=12, show_default=True, help="For `world`.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", help="[default: the configuration's]")
 @click.option("--threads", type=click.IntRange(0, 256), help="[default: the configuration's]")
@@ -98,18 +110,25 @@ def sheet(
     texts: tuple[str, ...],
     changes: tuple[tuple[str, str], ...],
     seconds: tuple[float, ...],
+    edition: str,
+    rows: int,
     seed: int,
     device: str | None,
     threads: int | None,
 ) -> None:
-    """Draw a contact sheet: many prompts, a long stream, or prompt changes."""
+    """Draw a contact sheet: many prompts, a long stream, prompt changes, or rendered clips."""
     from streamer.distill import samples
-    from streamer.distill.captions import EXAMPLES
+    from streamer.distill.edition import load_edition
 
     write_text(out, "")  # found out now, not after minutes
+    if kind == "world":
+        samples.draw_world(load_edition(edition), out, seed, device or "cpu", rows)
+        click.echo(f"{out}")
+        return
     with progress_bar() as show:
         config, model = load_model(source, device, threads, show)
-        known = tuple(config.examples) or EXAMPLES
+        world = edition_of(model) or load_edition(edition)
+        known = tuple(config.examples) or world.examples
         if kind == "prompts":
             chosen = texts or known
             player = sheet_player(model, config, show, 6.0 * len(chosen))
@@ -119,7 +138,7 @@ def sheet(
             blocks = max(at_s) * config.stream.fps / model.max_frames * len(chosen)
             samples.draw_stream(sheet_player(model, config, show, blocks), out, chosen, seed, at_s)
         else:
-            pairs = changes or samples.CHANGES
+            pairs = changes or world.changes
             player = sheet_player(model, config, show, 8.0 * len(pairs))
             samples.draw_switches(player, out, pairs, seed)
     click.echo(f"{out}")
@@ -141,6 +160,20 @@ def load_model(
     model = model_section(config).model_copy(update=given)
     config = config.model_copy(update={"model": model})
     return config, DiffusionModel(config, show)
+
+
+def edition_of(model: DiffusionModel) -> Edition | None:
+    """The edition whose words a model reads; None where its words are those of no edition."""
+    from streamer.distill.edition import find_edition
+    from streamer.models.text import StorybookTextEncoder
+
+    if not isinstance(model.text, StorybookTextEncoder):
+        return None
+    known = {attribute.name: attribute.classes for attribute in model.text.config.attributes}
+    try:
+        return find_edition(known, "the text encoder")
+    except ConfigError:
+        return None
 
 
 def sheet_player(model: DiffusionModel, config: Config, show: Show, blocks: float) -> Player:

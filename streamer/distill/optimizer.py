@@ -2,6 +2,8 @@
 
 Keller Jordan 2024, https://kellerjordan.github.io/posts/muon/; AdamW: Loshchilov and Hutter 2019,
 arXiv:1711.05101.
+Works on split parameters, too (ranks.py): state is kept for this rank's part, and only a matrix
+that is orthogonalised is made whole.
 A parameter without a gradient in a step is left alone, so stages may train one network of several
 in a step.
 """
@@ -9,15 +11,17 @@ in a step.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from streamer.distill.ranks import local, part, whole
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_MUON_MOMENTUM = 0.95
-_ADAM_BETAS = (0.9, 0.95)
+MUON_MOMENTUM = 0.95
+ADAM_BETAS = (0.9, 0.95)
 _ADAM_EPSILON = 1e-8
 
 
@@ -27,6 +31,8 @@ class _Group(TypedDict):
     lr: float
     base_lr: float
     weight_decay: float
+    momentum: float
+    betas: tuple[float, float]
 
 
 def orthogonalise(matrices: Tensor, num_steps: int = 5) -> Tensor:
@@ -63,47 +69,58 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if group["is_muon"]:
-                self._step_muon(parameters, group["lr"], group["weight_decay"])
+                self._step_muon(parameters, group)
             else:
-                self._step_adam(parameters, group["lr"], group["weight_decay"])
+                self._step_adam(parameters, group)
         return None
 
-    def _step_muon(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+    def _step_muon(self, parameters: list[nn.Parameter], group: Mapping[str, Any]) -> None:
+        lr, weight_decay, share = group["lr"], group["weight_decay"], group["momentum"]
         by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
         for parameter in parameters:
             state = self._state_of(parameter, ("momentum",))
-            gradient = parameter.grad
-            assert gradient is not None
-            momentum = state["momentum"].lerp_(gradient, 1 - _MUON_MOMENTUM)
-            update = gradient.lerp(momentum, _MUON_MOMENTUM).flatten(1)
+            gradient = _gradient(parameter)
+            momentum = state["momentum"].lerp_(gradient, 1 - share)
+            update = whole(gradient.lerp(momentum, share), parameter).flatten(1)
             by_shape[(update.shape[0], update.shape[1])].append((parameter, update))
         for (rows, columns), entries in by_shape.items():
             scale = max(1.0, rows / columns) ** 0.5
             updates = orthogonalise(torch.stack([update for _, update in entries]))
             for (parameter, _), update in zip(entries, updates, strict=True):
-                parameter.mul_(1 - lr * weight_decay)
-                parameter.add_(update.reshape(parameter.shape), alpha=-lr * scale)
+                weights = local(parameter)
+                weights.mul_(1 - lr * weight_decay)
+                weights.add_(part(update.reshape(parameter.shape), parameter), alpha=-lr * scale)
 
-    def _step_adam(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
-        first_beta, second_beta = _ADAM_BETAS
+    def _step_adam(self, parameters: list[nn.Parameter], group: Mapping[str, Any]) -> None:
+        lr, weight_decay = group["lr"], group["weight_decay"]
+        first_beta, second_beta = group["betas"]
         for parameter in parameters:
-            state = self._state_of(parameter, ("first", "second"))
-            gradient = parameter.grad
-            assert gradient is not None
+            # Without a memory of directions there is nothing to keep of them.
+            buffers = ("first", "second") if first_beta > 0 else ("second",)
+            state = self._state_of(parameter, buffers)
+            gradient, weights = _gradient(parameter), local(parameter)
             count = state["count"] = state["count"] + 1
-            first = state["first"].lerp_(gradient, 1 - first_beta)
+            first = gradient
+            if first_beta > 0:
+                first = state["first"].lerp_(gradient, 1 - first_beta)
             second = state["second"].lerp_(gradient.square(), 1 - second_beta)
             spread = (second / (1 - second_beta**count)).sqrt_().add_(_ADAM_EPSILON)
-            parameter.mul_(1 - lr * weight_decay)
-            parameter.addcdiv_(first, spread, value=-lr / (1 - first_beta**count))
+            weights.mul_(1 - lr * weight_decay)
+            weights.addcdiv_(first, spread, value=-lr / (1 - first_beta**count))
 
     def _state_of(self, parameter: nn.Parameter, buffers: tuple[str, ...]) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]
         if not state:
             state["count"] = 0
             for name in buffers:
-                state[name] = torch.zeros_like(parameter)
+                state[name] = torch.zeros_like(local(parameter))
         return state
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """This rank's part of a gradient, in the weights' own type."""
+    assert parameter.grad is not None
+    return local(parameter.grad)
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
@@ -126,33 +143,51 @@ def build_optimizer(
     adam_lr: float = 1e-3,
     weight_decay: float = 0.0,
     suits_muon: Callable[[str, nn.Parameter], bool] = is_matrix,
+    momentum: float = MUON_MOMENTUM,
+    betas: tuple[float, float] = ADAM_BETAS,
 ) -> Muon:
     """Muon for the matrices and convolutions of `modules`, AdamW for the rest; frozen parameters
     are left out.
 
-    weight_decay: per step and unit of learning rate, on the Muon group only.
+    muon_lr: 0 gives everything to AdamW.  weight_decay: per step and unit of learning rate, on the
+    Muon group only.  momentum: of Muon.  betas: of AdamW.
     """
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for module in modules:
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                (matrices if suits_muon(name, parameter) else others).append(parameter)
+                is_muon = muon_lr > 0 and suits_muon(name, parameter)
+                (matrices if is_muon else others).append(parameter)
     groups: list[_Group] = []
     if matrices:
-        groups.append(_group(matrices, True, muon_lr, weight_decay))
+        groups.append(_group(matrices, True, muon_lr, weight_decay, momentum, betas))
     if others:
-        groups.append(_group(others, False, adam_lr, 0.0))
+        groups.append(_group(others, False, adam_lr, 0.0, momentum, betas))
     if not groups:
         raise ValueError("build_optimizer: no parameter requires a gradient; is everything frozen?")
     return Muon(groups)
 
 
-def _group(params: list[nn.Parameter], is_muon: bool, lr: float, weight_decay: float) -> _Group:
+def _group(
+    params: list[nn.Parameter],
+    is_muon: bool,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    betas: tuple[float, float],
+) -> _Group:
     return {
         "params": params,
         "is_muon": is_muon,
         "lr": lr,
         "base_lr": lr,
         "weight_decay": weight_decay,
+        "momentum": momentum,
+        "betas": betas,
     }
+
+
+def join_optimizers(optimizers: Iterable[Muon]) -> Muon:
+    """One optimiser of all groups of some, for a stage that trains networks at different rates."""
+    return Muon([group for optimizer in optimizers for group in optimizer.param_groups])  # type: ignore[misc]

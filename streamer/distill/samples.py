@@ -1,10 +1,11 @@
-"""Sample streams as contact sheets: many prompts, one long stream, prompt changes.
+"""Samples as contact sheets: many prompts, one long stream, prompt changes, rendered clips.
 
-Made by the same stream that serves.  Decides what to show; sheets.py draws it.
+Streams are made as they are served.  Decides what to show; sheets.py draws it.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,18 +13,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.distill.captions import sample_pair
+from streamer.distill.edition import Edition
 from streamer.distill.evaluate import Player, measure_look
 from streamer.distill.report import Look
 from streamer.distill.sheets import Picture, Row, draw_sheet
+from streamer.distill.world import Renderer
 from streamer.stream import FrameBlock
 
 STREAM_SECONDS = (1.0, 60.0, 300.0, 600.0)
-CHANGES: tuple[tuple[str, str], ...] = (
-    ("a red balloon over green hills", "night falls, snow"),
-    ("a sailboat at sunset on the sea", "a car drives through the city in the rain"),
-    ("a rabbit in a meadow", "a penguin in the mountains in winter"),
-    ("an elephant walks through the desert", "a whale jumping in the ocean at night"),
-)
+_WORLD_SECONDS = (0.0, 1.0, 2.0, 3.0, 3.5, 5.0)
+_SWITCH_S = 3.0
 
 
 def draw_prompts(
@@ -94,6 +94,27 @@ def draw_switches(
                 pictures.append(Picture(block.frames[-1], notes))
         rows.append(Row(f"{old}\n\nthen: {new}", tuple(pictures)))
     draw_sheet(path, f"prompt changes, seed {seed}", rows)
+
+
+def draw_world(edition: Edition, path: Path, seed: int, device: str, num_rows: int) -> None:
+    """Rendered clips and what is said of them; each turns into another after 3 of its 5 seconds."""
+    rng = random.Random(seed)
+    renderer = Renderer(edition, device)
+    rows = []
+    for number in range(num_rows):
+        (old, said), (new, then) = sample_pair(edition, rng), sample_pair(edition, rng)
+        frames = [
+            renderer.render(
+                [old], [seed + number], 1, start_s=at_s, switch_to=[new], switch_s=[_SWITCH_S]
+            )[0, 0]
+            for at_s in _WORLD_SECONDS
+        ]
+        pictures = [
+            Picture(frame.permute(1, 2, 0).cpu().numpy(), (f"second {at_s:g}",))
+            for frame, at_s in zip(frames, _WORLD_SECONDS, strict=True)
+        ]
+        rows.append(Row(f"{said.text}\n\nthen: {then.text}", tuple(pictures)))
+    draw_sheet(path, f"the {edition.name} world, seed {seed}", rows)
 
 
 def _clock(block: FrameBlock, player: Player) -> str:

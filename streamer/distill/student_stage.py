@@ -32,10 +32,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from streamer.config import load_config
-from streamer.distill.data import LatentClips, read_clips
+from streamer.distill.canvas_stage import load_canvas
+from streamer.distill.checkpoints import find_checkpoints
 from streamer.distill.losses import flow_matching_loss, guided_flow
 from streamer.distill.optimizer import Muon, build_optimizer
-from streamer.distill.trainer import Trainer, TrainerConfig, find_checkpoints
+from streamer.distill.shards import LatentClips, read_clips
+from streamer.distill.trainer import Trainer, TrainerConfig
 from streamer.errors import ConfigError
 from streamer.models.cache import RingLayout
 from streamer.models.checkpoint import load_weights, save_weights
@@ -107,6 +109,8 @@ class StudentStage:
             torch.manual_seed(seed)
             self.student = CausalWanTransformer(transformer)
             self.student.initialise()
+        if transformer.text_canvas:  # learned before by regression; a flow's gradient only blurs it
+            self.student.text_canvas.picture.requires_grad_(False)
         self.student.to(self.device)
         self._shards = shards
         self._vae, self._encoder, self._examples = vae, encoder, examples
@@ -341,6 +345,7 @@ class StudentOptions:
     config: the model to train, by name or file; its sizes, window and steps are used.
     beginnings: a folder of shards of one block; None: the first blocks of the clips.
     start: an earlier export whose weights the run begins with; None: new weights.
+    canvas: an export of `canvas` whose pictures it begins with.
     """
 
     config: str
@@ -352,6 +357,7 @@ class StudentOptions:
     stage: StudentStageConfig = StudentStageConfig()
     beginnings: Path | None = None
     start: Path | None = None
+    canvas: Path | None = None
     is_resumed: bool = False
     threads: int = 2
     device: str = "cpu"
@@ -359,8 +365,10 @@ class StudentOptions:
     is_bf16: bool = False
 
 
-def train_student(options: StudentOptions) -> None:
+def train_student(options: StudentOptions) -> bool:
     """Train to the end of the time given; checkpoints, sheets, losses and the export lie in `out`.
+
+    Returns whether the end was reached, False after a signal.
 
     Raises ConfigError for a configuration without a transformer, WeightsError for files that do
     not fit it.
@@ -387,6 +395,9 @@ def train_student(options: StudentOptions) -> None:
     if options.start is not None:
         load_weights(stage.student, [options.start / TRANSFORMER_FILE])
         stage.student.to(options.device)
+    if options.canvas is not None:
+        load_canvas(stage.student, options.canvas)
+        stage.student.to(options.device)
     if options.stage.guidance != 1:
         stage.begin_guidance()
     trainer = Trainer(
@@ -402,4 +413,4 @@ def train_student(options: StudentOptions) -> None:
     )
     if options.is_resumed and (checkpoints := find_checkpoints(options.out)):
         trainer.resume(checkpoints[-1])
-    trainer.train()
+    return trainer.train()

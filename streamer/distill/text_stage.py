@@ -15,7 +15,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,19 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamer.distill.captions import (
-    HELD_OUT_SYNONYMS,
-    MOTION_WORDS,
-    SCENE_WORDS,
-    SUBJECT_WORDS,
-    TIME_WORDS,
-    WEATHER_WORDS,
     Caption,
     caption,
     held_out_combination,
     sample_pair,
 )
+from streamer.distill.edition import Edition, SceneSpec, agree
 from streamer.distill.words import build_word_table, save_word_table
-from streamer.distill.world import ATTRIBUTES, SceneSpec
 from streamer.errors import OutputError
 from streamer.models.text import (
     NOT_MENTIONED,
@@ -50,6 +44,10 @@ from streamer.models.text import (
     split_words,
 )
 
+# The order in which the attributes of loose phrases are told.
+_FRAGMENT_ORDER = (
+    "subject", "motion", "scene", "time", "weather", "heading", "number", "companion", "camera",
+)  # fmt: skip
 # Words that say nothing about the world; they are mixed into captions and must change nothing.
 SMALL_TALK = (
     "a beautiful picture of",
@@ -78,77 +76,6 @@ SMALL_TALK = (
     "the same but with",
     "something",
 )
-# Further ways to say a class, so that common words outside the captions land where they should:
-# things the world does not have become the most alike thing it has.  No held-out synonym is here.
-THESAURUS: dict[str, dict[str, tuple[str, ...]]] = {
-    "scene": {
-        "meadow": ("in the park", "on a farm", "in the garden", "on the grassland", "on a prairie",
-                   "among flowers", "in a valley", "on a hillside"),
-        "mountains": ("on a cliff", "on a volcano", "on the rocks", "above a canyon", "on a ridge",
-                      "in the highlands"),
-        "desert": ("on the dunes", "in the wilderness", "beside a cactus", "at the oasis"),
-        "ocean": ("at the beach", "by the lake", "on the river", "underwater", "near the coast",
-                  "on an island", "at the harbor", "in the bay", "on stormy seas"),
-        "city": ("in the village", "on the road", "by the tower", "on the highway", "at the market",
-                 "in new york", "by the castle", "near the houses"),
-        "forest": ("in the jungle", "in the rainforest", "under the trees", "in the grove"),
-    },
-    "time": {
-        "day": ("in the morning", "in the afternoon", "daytime", "by daylight", "the sun is high"),
-        "sunset": ("at dawn", "at sunrise", "at sundown", "golden hour", "the sun rises",
-                   "the sun sets", "an orange sky"),
-        "night": ("in the moonlight", "under a starry sky", "nighttime", "in darkness", "tonight",
-                  "starlight", "the moon rises"),
-    },
-    "weather": {
-        "clear": ("sunny", "sunshine", "a cloudless sky", "a blue sky", "no rain", "no snow",
-                  "without rain", "without snow", "the rain stops", "the snow stops",
-                  "it stops raining", "it stops snowing", "no more rain", "no more snow",
-                  "the sky clears", "the sun comes out"),
-        "rain": ("a storm", "stormy", "thunderstorm", "showers", "pouring rain", "wet weather",
-                 "heavy rain", "cloudy", "foggy", "fog", "mist", "overcast"),
-        "snow": ("snowfall", "snowflakes", "frost", "icy", "a wintry day", "heavy snow", "flurries",
-                 "freezing cold"),
-    },
-    "subject": {
-        "balloon": ("an airship", "a kite", "a blimp", "balloons", "a parachute"),
-        "dog": ("a wolf", "a fox", "a terrier", "dogs", "a puppy dog"),
-        "cat": ("a tiger", "a lion", "a leopard", "cats", "a feline"),
-        "rabbit": ("a mouse", "a squirrel", "rabbits", "a hedgehog", "a hamster"),
-        "horse": ("a donkey", "a zebra", "a unicorn", "a cow", "a camel", "horses", "a deer",
-                  "a goat"),
-        "elephant": ("a mammoth", "a rhinoceros", "a hippo", "elephants"),
-        "penguin": ("penguins", "a duck", "a chicken"),
-        "parrot": ("an eagle", "a crow", "a seagull", "birds", "an owl", "a pigeon", "a parakeet",
-                   "a swan"),
-        "butterfly": ("a bee", "a dragonfly", "a ladybug", "butterflies", "an insect"),
-        "fish": ("a shark", "a salmon", "a trout", "fishes", "a turtle", "a crab"),
-        "whale": ("a dolphin", "whales", "a seal", "a submarine"),
-        "dinosaur": ("a dragon", "a lizard", "a crocodile", "dinosaurs", "a monster",
-                     "a tyrannosaurus", "a giraffe"),
-        "car": ("a truck", "a taxi", "cars", "a vehicle", "a jeep", "a motorcycle", "a van"),
-        "bus": ("a train", "a tram", "buses", "a minibus", "a locomotive", "a school bus"),
-        "sailboat": ("a ship", "boats", "a ferry", "a canoe", "a schooner", "a pirate ship"),
-        "rocket": ("a ufo", "a flying saucer", "rockets", "a space shuttle", "a missile"),
-        "airplane": ("a helicopter", "airplanes", "an airliner", "a glider", "a drone"),
-        "ball": ("a basketball", "balls", "a sphere", "a globe", "an orb"),
-        "star": ("stars", "a comet", "a diamond", "a shooting star", "a planet"),
-        "robot": ("robots", "a machine", "a man", "a woman", "a boy", "a girl", "a knight",
-                  "an astronaut", "a person", "people", "a wizard", "a child", "a cyborg"),
-        "none": ("no animals", "no people", "empty", "only the landscape", "nothing"),
-    },
-    "motion": {
-        "rests": ("sitting", "sleeping", "waits", "sits", "stops", "stay still", "lies down"),
-        "moves left": ("runs left", "walks left", "flies left", "to the left", "turn left",
-                       "rushes left"),
-        "moves right": ("runs right", "walks right", "flies right", "to the right", "turn right",
-                        "rushes right"),
-        "bounces": ("leaps", "leaping", "jump", "dancing", "dances", "skips", "bounce"),
-        "floats": ("drifts", "drifting", "gliding", "soars", "hovers", "float"),
-        "circles": ("circles", "runs in circles", "around and around", "circle around"),
-        "spins": ("rotates", "spin", "swirling", "rolls over", "tumbling", "revolves"),
-    },
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -405,74 +332,82 @@ def measure_encode_ms(encoder: StorybookTextEncoder, repeats: int = 50) -> float
 # ---------------------------------------------------------------- the storybook world
 
 
-def draw_storybook_examples(count: int, seed: int, held_out: bool = False) -> list[Example]:
+def draw_storybook_examples(
+    edition: Edition, count: int, seed: int, held_out: bool = False
+) -> list[Example]:
     """Captions of the storybook world.  held_out: with the synonyms kept back from training."""
     chance = random.Random(seed)
-    drawn = (sample_pair(chance, held_out=held_out) for _ in range(count))
-    return [_example(spec, caption) for spec, caption in drawn]
+    drawn = (sample_pair(edition, chance, held_out=held_out) for _ in range(count))
+    return [_example(edition, spec, caption) for spec, caption in drawn]
 
 
-def draw_held_out_combinations(count: int, seed: int) -> list[Example]:
+def draw_held_out_combinations(edition: Edition, count: int, seed: int) -> list[Example]:
     """Known words for scene, subject and time of day that training never combines."""
     chance = random.Random(seed)
     examples: list[Example] = []
     while len(examples) < count:
-        spec = SceneSpec(*(chance.randrange(len(names)) for names in ATTRIBUTES.values()))
-        if held_out_combination(spec):
-            examples.append(_example(spec, caption(spec, chance)))
+        numbers = (chance.randrange(len(names)) for names in edition.attributes.values())
+        spec = agree(edition, SceneSpec(*numbers))
+        if held_out_combination(edition, spec):
+            examples.append(_example(edition, spec, caption(edition, spec, chance)))
     return examples
 
 
-def draw_fragments(count: int, seed: int) -> list[Example]:
+def draw_fragments(edition: Edition, count: int, seed: int) -> list[Example]:
     """Loose phrases as a viewer types them, with the thesaurus: "it spins", "a ufo, at night"."""
     chance = random.Random(seed)
-    tables = {
-        "subject": SUBJECT_WORDS,
-        "motion": MOTION_WORDS,
-        "scene": SCENE_WORDS,
-        "time": TIME_WORDS,
-        "weather": WEATHER_WORDS,
-    }
+    tables = {name: edition.words[name] for name in _FRAGMENT_ORDER if name in edition.words}
     examples = []
     for _ in range(count):
         names = chance.sample(list(tables), chance.choice((1, 1, 2, 2, 3, 4)))
         if chance.random() < 0.5:
             names.sort(key=list(tables).index)
-        mentions = {name: chance.choice(ATTRIBUTES[name]) for name in names}
+        mentions = {name: chance.choice(edition.attributes[name]) for name in names}
         phrases = []
         for name, said in mentions.items():
-            usual, more = tables[name].get(said, ()), THESAURUS[name].get(said, ())
+            usual = tables[name].get(said, ())
+            more = edition.thesaurus.get(name, {}).get(said, ())
             phrases.append(chance.choice(more if more and chance.random() < 0.6 else usual or more))
+        if "subject" in mentions and "number" in edition.attributes:
+            mentions["number"] = edition.attributes["number"][0]
         opening = chance.choice(("", "", "", "it is ", "now it ", "and "))
         examples.append(Example(opening + chance.choice((", ", " ")).join(phrases), mentions))
     return examples
 
 
-def _example(spec: SceneSpec, said: Caption) -> Example:
-    numbers = asdict(spec)
+def _example(edition: Edition, spec: SceneSpec, said: Caption) -> Example:
     mentions = {
-        name: classes[numbers[name]]
-        for name, classes in ATTRIBUTES.items()
+        name: classes[spec.of(name)]
+        for name, classes in edition.attributes.items()
         if name in said.mentions
     }
     return Example(said.text, mentions)
 
 
-def _held_out_words() -> set[str]:
+def edition_words(edition: Edition) -> set[str]:
+    """Every word of every wording, also of those that training never uses."""
+    tables = (edition.words, edition.openings, edition.held_out, edition.thesaurus)
+    said = (
+        phrases for table in tables for by_class in table.values() for phrases in by_class.values()
+    )
+    return {word for phrases in said for phrase in phrases for word in split_words(phrase)}
+
+
+def _held_out_words(edition: Edition) -> set[str]:
+    """Words of the wordings that training never uses."""
     phrases = (
-        phrase
-        for classes in HELD_OUT_SYNONYMS.values()
-        for wordings in classes.values()
-        for phrase in wordings
+        p for classes in edition.held_out.values() for said in classes.values() for p in said
     )
     return {word for phrase in phrases for word in split_words(phrase)}
 
 
-def measure_synonyms(encoder: StorybookTextEncoder) -> dict[str, object]:
+def measure_synonyms(edition: Edition, encoder: StorybookTextEncoder) -> dict[str, object]:
     """Each held-out wording on its own: the share read right per attribute, and every miss."""
     result: dict[str, object] = {}
-    for name, classes in HELD_OUT_SYNONYMS.items():
+    for name, classes in edition.held_out.items():
         wordings = [(phrase, wanted) for wanted, said in classes.items() for phrase in said]
+        if not wordings:
+            continue
         read = [encoder.describe(phrase)[name][0] for phrase, _ in wordings]
         misses = [
             f"{phrase}: {got}, not {wanted}"
@@ -483,20 +418,22 @@ def measure_synonyms(encoder: StorybookTextEncoder) -> dict[str, object]:
     return result
 
 
-def report_on(path: Path, count: int) -> dict[str, object]:
+def report_on(edition: Edition, path: Path, count: int) -> dict[str, object]:
     """Size, speed and accuracies of a saved encoder on captions drawn apart from training."""
     encoder = load_text_encoder(path)
-    known = draw_storybook_examples(count, seed=1_000_001)
-    combinations = draw_held_out_combinations(count, seed=1_000_002)
-    synonyms = draw_storybook_examples(count, seed=1_000_003, held_out=True)
+    known = draw_storybook_examples(edition, count, seed=1_000_001)
+    combinations = draw_held_out_combinations(edition, count, seed=1_000_002)
+    synonyms = draw_storybook_examples(edition, count, seed=1_000_003, held_out=True)
     return {
+        "edition": edition.name,
+        "words_without_vector": sorted(edition_words(edition) - set(encoder.word_table.words)),
         "bytes": path.stat().st_size,
         "encode_ms": round(measure_encode_ms(encoder), 2),
         "threads": torch.get_num_threads(),
         "known_phrasing": measure_accuracy(encoder, known),
         "held_out_combinations": measure_accuracy(encoder, combinations),
         "held_out_synonyms_in_captions": measure_accuracy(encoder, synonyms),
-        "held_out_synonyms_alone": measure_synonyms(encoder),
+        "held_out_synonyms_alone": measure_synonyms(edition, encoder),
     }
 
 
@@ -510,6 +447,7 @@ class TextOptions:
     """
 
     out: Path
+    edition: Edition
     word_vectors: Path | None = None
     training: TextTraining = TextTraining()
     report_captions: int = 2000
@@ -530,15 +468,24 @@ def train_text(
     except OSError as error:
         raise OutputError(f"{options.out}: cannot be written: {error.strerror}") from error
     table = _obtain_words(options)
-    attributes = tuple(Attribute(name, classes) for name, classes in ATTRIBUTES.items())
-    config = TextEncoderConfig(attributes, word_width=table.width)
-    examples = draw_storybook_examples(training.num_captions, training.seed)
-    examples += draw_fragments(training.num_captions // 2, training.seed)
-    batches = CaptionBatches(examples, attributes, table, _held_out_words())
+    edition = options.edition
+    attributes = tuple(Attribute(name, classes) for name, classes in edition.attributes.items())
+    config = TextEncoderConfig(
+        attributes,
+        text_length=edition.text_length,
+        text_width=edition.text_width,
+        word_width=table.width,
+        feed_forward_width=2 * edition.text_width,
+    )
+    examples = draw_storybook_examples(edition, training.num_captions, training.seed)
+    examples += draw_fragments(edition, training.num_captions // 2, training.seed)
+    batches = CaptionBatches(examples, attributes, table, _held_out_words(edition))
     encoder = train_text_encoder(batches, config, table, training, progress)
     path = options.out / "text.safetensors"
     save_text_encoder(encoder, path)
-    report = report_on(path, options.report_captions)
+    listing = json.dumps(edition.listing(), indent=1, ensure_ascii=False)
+    (options.out / "vocabulary.json").write_text(listing + "\n", encoding="utf-8")
+    report = report_on(edition, path, options.report_captions)
     (options.out / "text.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 
@@ -550,6 +497,6 @@ def _obtain_words(options: TextOptions) -> WordTable:
         return load_word_table(options.word_vectors)
     if options.is_resumed and own.is_file():
         return load_word_table(own)
-    table = build_word_table()
+    table = build_word_table(own_words=edition_words(options.edition))
     save_word_table(table, own)
     return table

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from streamer.distill.edition import Edition
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.world import Renderer, sample_specs
 from streamer.models.tiny_vae import (
@@ -46,9 +47,15 @@ class WorldClips:
     """Pools of clips of the storybook world; every other clip changes its prompt on the way."""
 
     def __init__(
-        self, *, seed: int = 0, num_clips: int = 12, num_frames: int = 8, device: str = "cpu"
+        self,
+        edition: Edition,
+        *,
+        seed: int = 0,
+        num_clips: int = 12,
+        num_frames: int = 8,
+        device: str = "cpu",
     ) -> None:
-        self._renderer = Renderer(device)
+        self._renderer = Renderer(edition, device)
         self._seed = seed
         self._num_clips = num_clips
         self._num_frames = num_frames
@@ -58,8 +65,9 @@ class WorldClips:
         generator = torch.Generator().manual_seed((self._seed << 48) + index)
         count = self._num_clips
         changing = count // 2
-        specs = sample_specs(count, generator)
-        targets = sample_specs(changing, generator)
+        edition = self._renderer.edition
+        specs = sample_specs(edition, count, generator)
+        targets = sample_specs(edition, changing, generator)
         seeds = torch.randint(1 << 31, (count,), generator=generator).tolist()
         starts = (torch.rand(count, generator=generator) * 60).tolist()
         # A morph takes a second and a clip half of one: it begins up to a second before the clip.

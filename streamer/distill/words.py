@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -83,15 +83,19 @@ glowing shine shining reflection horizon wilderness shoreline treetops moonrise 
 """
 
 
-def build_word_table(num_words: int = 18_000, width: int = 96) -> WordTable:
+def build_word_table(
+    num_words: int = 18_000, width: int = 96, own_words: Iterable[str] = ()
+) -> WordTable:
     """Distil the teacher's whole-word vocabulary into static vectors.
+
+    own_words: words that must have a place of their own, beside PICTURE_WORDS.
 
     Each word is encoded in a few short templates, the mean is centred and projected on its
     principal directions (half of the weight on PICTURE_WORDS), and scaled to RMS 1.
     Raises ConfigError when the teacher package is not installed.
     """
     embed, vocabulary = _load_teacher()
-    picture = list(dict.fromkeys(PICTURE_WORDS.split()))
+    picture = list(dict.fromkeys((*PICTURE_WORDS.split(), *sorted(own_words))))
     whole = [word for word in vocabulary if re.fullmatch("[a-z]{2,}", word)]
     words = list(dict.fromkeys(picture + whole))
     vectors = torch.stack([embed([t.format(w) for w in words]) for t in TEMPLATES]).mean(dim=0)

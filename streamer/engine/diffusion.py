@@ -11,9 +11,11 @@ that it would have had.
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from streamer.config import Config
+from streamer.engine.decoding import Decoding
+from streamer.engine.figures import ModelFigures
+from streamer.engine.memory import memory_guard as memory_guard
+from streamer.engine.operations import choose_operations
 from streamer.engine.parts import (
     TextMemory,
     check_text,
@@ -28,23 +34,28 @@ from streamer.engine.parts import (
     latent_size,
     load_text,
     load_transformer,
+    load_vae,
     read_steps,
 )
+from streamer.engine.quality import Trial, change_within, check_eight_bit
+from streamer.engine.rates import copy_rate, device_name, matrix_rate, peak_bytes
 from streamer.engine.steering import Mixture, Steering
-from streamer.errors import ConfigError, EngineError, OutOfMemoryError
+from streamer.engine.timeline import Mark, Timeline
+from streamer.errors import ConfigError, EngineError
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
-from streamer.models.decoders import load_decoder
+from streamer.models.context import RollingContext, StreamingContext
+from streamer.models.flops import pass_flops
+from streamer.models.graph import CudaRecorder, Recorder, ReplayedPass
 from streamer.models.guidance import FlowModel
 from streamer.models.opening import encode_pictures
+from streamer.models.quantised import quantise
 from streamer.models.sampler import (
     block_noise,
-    denoise_block,
     recache_together,
+    solve_block,
     write_block,
 )
 from streamer.models.transformer import PromptKV
-from streamer.models.vae import DecoderState
 from streamer.stream import (
     BlockTimings,
     Event,
@@ -89,8 +100,17 @@ class DiffusionModel:
         )
         self.flow = FlowModel(self.transformer, model.sampler.guidance_scale)
         report(0.7, "loading the decoder")
-        self.decoder = load_decoder(model.decoder, device=self.device, dtype=self.flow.dtype)
+        self.decoder = load_vae(model, self.device, self.flow.dtype)
         self.latent_size = latent_size(config, self.decoder.config, model)
+        report(0.75, "choosing kernels")
+        self.ops, self.chosen = choose_operations(config, model, self.device, self.latent_size)
+        self.transformer.use(self.ops)
+        if self.device.type == "cuda" and model.eight_bit is None:
+            # On a processor this pays little, and rounds differently.
+            self.transformer.join_projections()
+        self.recorder: Recorder | None = None
+        if self.device.type == "cuda" and model.graphs:
+            self.recorder = CudaRecorder()
         report(0.8, "loading the text encoder")
         self.text = load_text(
             model,
@@ -102,6 +122,16 @@ class DiffusionModel:
         self.negative_prompt = model.sampler.negative_prompt
         self.steps = read_steps(model)
         self.context_timestep = model.sampler.context_noise
+        self.psnr_db: float | None = None
+        if model.eight_bit is not None:
+            report(0.85, "comparing eight-bit pictures")
+            check_eight_bit(config.name, model.eight_bit, self.device)
+            change = partial(quantise, self.transformer, model.eight_bit, self.ops)
+            # Random weights draw nothing that could suffer.
+            least_db = -math.inf if model.random_weights else model.min_psnr_db
+            self.psnr_db = change_within(self._trial(), change, least_db, config.name)
+        self._seat: Seat | None = None
+        self.num_graphs = 0
         report(0.9, "making a first picture")
         self._warm_up(StreamSpec(config.name, 0, self.stream.width, self.stream.height, 1))
         report(1.0, "ready")
@@ -144,6 +174,44 @@ class DiffusionModel:
             )
         return latents[0].cpu().numpy()
 
+    def measure(self) -> ModelFigures:
+        """Figures to judge times by: the machine's own rates, and the arithmetic of a pass."""
+        sizes, section = self.transformer.config, self.stream
+        rows, columns = sizes.grid(*self.latent_size)
+        frames = section.window or section.num_frame_per_block
+        tokens = section.num_frame_per_block * rows * columns
+        with torch.inference_mode():
+            return ModelFigures(
+                device=device_name(self.device),
+                dtype=str(self.flow.dtype).removeprefix("torch."),
+                operations=self.chosen,
+                num_graphs=self.num_graphs,
+                pass_flops=self.flow.batch * pass_flops(sizes, tokens, frames * rows * columns),
+                num_passes=len(self.steps.timesteps) + 1,
+                peak_bytes=peak_bytes(self.device),
+                matrix_flops_per_s=matrix_rate(self.device, self.flow.dtype),
+                copy_bytes_per_s=copy_rate(self.device),
+                decodes_beside=self.device.type == "cuda",
+                psnr_db=self.psnr_db,
+            )
+
+    def take_seat(self) -> Seat:
+        """Room on the device for one stream: kept from the last one, or new."""
+        seat, self._seat = self._seat, None
+        if seat is None:
+            context, prompt = self.new_context(), self.encode_text((("", 1.0),))
+            replayed = ReplayedPass(self.flow, prompt, context, self.recorder)
+            return Seat(context, prompt, replayed)
+        seat.context.reset()
+        seat.prompt.copy_(self.encode_text((("", 1.0),)))
+        return seat
+
+    def give_back(self, seat: Seat) -> None:
+        """A stream is over.  One room with recorded passes is kept: the next begins at speed."""
+        self.num_graphs = seat.replayed.num_recorded
+        if self.num_graphs and self._seat is None:
+            self._seat = seat
+
     def new_context(self) -> RollingContext:
         """An empty ring on the device."""
         section = self.stream
@@ -160,7 +228,20 @@ class DiffusionModel:
             device=self.device,
             dtype=self.flow.dtype,
             absolute_positions=section.absolute_positions,
+            ops=self.ops,
         )
+
+    def _trial(self) -> Trial:
+        """What shows whether a change of the model can be seen."""
+        with torch.inference_mode():
+            text = self.encode_text((("a red balloon over green hills", 1.0),))
+        frames, channels = self.stream.num_frame_per_block, self.transformer.config.in_channels
+        shape = (1, frames, channels, *self.latent_size)
+
+        def noise(block: int, draw: int) -> Tensor:
+            return block_noise(0, block, draw, shape, self.device)
+
+        return Trial(self.flow, self.decoder, self.steps, text, self.new_context, noise)
 
     def encode_text(self, mixture: Mixture) -> PromptKV:
         """Keys and values of a mixture of texts, and of the negative prompt where it is asked."""
@@ -172,8 +253,23 @@ class DiffusionModel:
     def _warm_up(self, spec: StreamSpec) -> None:
         """Let every operator choose its kernels now, so that the first viewer need not wait."""
         stream = self.open(spec)
-        stream.next_block(())
+        section = self.stream
+        count = 1
+        if self.recorder is not None and section.window:
+            # Until the window is full and moves, so that every kind of pass is recorded.
+            count = -(-section.window // section.num_frame_per_block) + 1
+        for _ in range(count):
+            stream.next_block(())
         stream.close()
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What one stream takes of the device at fixed addresses, so that passes can be replayed."""
+
+    context: RollingContext
+    prompt: PromptKV
+    replayed: ReplayedPass
 
 
 class DiffusionStream:
@@ -193,10 +289,13 @@ class DiffusionStream:
         self._block = truth.next_block
         self._frame = truth.first_frame
         self._history = History(section.window, section.sink)
-        self._context = model.new_context()
+        self._seat = model.take_seat()
+        self._context, self._prompt = self._seat.context, self._seat.prompt
         self._mixture: Mixture = ()
-        self._prompt = model.encode_text((("", 1.0),))
-        self._decoder_state: DecoderState | None = None
+        self._decoding = Decoding(model.decoder, model.device)
+        self._timeline = Timeline(model.device)
+        self._marks: list[tuple[Mark, Mark]] = []
+        self._clean_marks: list[tuple[Mark, Mark]] = []
         self._restore(truth)
 
     def next_block(self, events: Sequence[Event]) -> FrameBlock:
@@ -209,7 +308,8 @@ class DiffusionStream:
 
     def close(self) -> None:
         """Free the device memory."""
-        del self._context, self._prompt, self._decoder_state
+        self._model.give_back(self._seat)
+        del self._context, self._prompt, self._seat, self._decoding
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -218,18 +318,18 @@ class DiffusionStream:
         self._check_room(events)
         self._apply(events)
         written = time.perf_counter()
-        latents = denoise_block(
-            self._model.flow,
-            self._model.steps,
-            self._noise,
-            self._prompt,
-            self._context,
-            self._model.context_timestep,
+        self._marks.clear()
+        noise = self._draw_noise()
+        solved = solve_block(
+            self._flow, self._model.steps, noise.__getitem__, self._prompt, self._context
         )
-        kept = latents[0].float().cpu().numpy()
-        denoised = time.perf_counter()
-        frames = self._decode(latents)
-        ended = time.perf_counter()
+        solving = list(self._marks)
+        decoded = self._decoding.begin(solved.clean)
+        self._marks.clear()
+        self._write(solved.clean)
+        frames, kept = decoded.wait()
+        passes = self._spent(solving) + self._spent(self._clean_pass())
+        started_decoding, ended_decoding, copied = decoded.marks
         block = FrameBlock(
             index=self._block,
             first_frame=self._frame,
@@ -238,15 +338,40 @@ class DiffusionStream:
             prompt_id=self._steering.prompt_id,
             timings=BlockTimings(
                 text_ms=(written - started) * 1000,
-                denoise_ms=(denoised - written) * 1000,
-                decode_ms=(ended - denoised) * 1000,
-                total_ms=(ended - started) * 1000,
+                denoise_ms=sum(passes),
+                decode_ms=self._timeline.milliseconds(started_decoding, ended_decoding),
+                total_ms=(time.perf_counter() - started) * 1000,
+                passes_ms=passes,
+                copy_ms=self._timeline.milliseconds(ended_decoding, copied),
             ),
         )
         self._history.add(self._block, kept)
         self._block += 1
         self._frame += len(frames)
         return block
+
+    def _flow(
+        self, latents: Tensor, timestep: Tensor, text: PromptKV, context: StreamingContext
+    ) -> Tensor:
+        """One pass of the model, with its time noted; the sampler's `Model`."""
+        first = self._timeline.mark()
+        flow = self._seat.replayed(latents, timestep, text, context)
+        self._marks.append((first, self._timeline.mark()))
+        return flow
+
+    def _clean_pass(self) -> list[tuple[Mark, Mark]]:
+        """The marks of the clean pass; on a GPU of the one before, since this one is under way."""
+        newest = list(self._marks)
+        known, self._clean_marks = self._clean_marks, newest
+        return (known or newest) if self._model.device.type == "cuda" else newest
+
+    def _spent(self, marks: Sequence[tuple[Mark, Mark]]) -> tuple[float, ...]:
+        return tuple(self._timeline.milliseconds(*each) for each in marks)
+
+    def _write(self, clean: Tensor) -> None:
+        """Make clean latents [1, F, C, H, W] the newest history of the ring."""
+        timestep = self._model.context_timestep
+        write_block(self._flow, clean, self._prompt, self._context, timestep)
 
     def _apply(self, events: Sequence[Event]) -> None:
         """Let the events take effect: forget what a transition forgets, set the text, recache."""
@@ -270,7 +395,7 @@ class DiffusionStream:
         kept = np.concatenate([latents for _, latents in self._history.kept()])
         count = min(self._section.window or len(kept), self._context.num_frames)
         recache_together(
-            self._model.flow,
+            self._flow,
             self._to_device(kept[-count:]),
             self._prompt,
             self._context,
@@ -289,7 +414,7 @@ class DiffusionStream:
         self._history.restart()
         self._context.reset(self._origin(0))
         if not keeps_decoder:
-            self._decoder_state = None
+            self._decoding.forget()
 
     def _set_text(self, mixture: Mixture) -> None:
         if mixture == self._mixture:
@@ -305,7 +430,7 @@ class DiffusionStream:
         self._rebuild(truth.history)
         if truth.history:
             latest = self._latest(truth.history, self._model.decoder.config.remembered_frames)
-            _, self._decoder_state = self._model.decoder.decode(self._to_device(latest))
+            self._decoding.remember(self._to_device(latest))
 
     @staticmethod
     def _latest(
@@ -331,13 +456,7 @@ class DiffusionStream:
             blocks = [*blocks[:sinks], *blocks[newest:]]
         self._context.reset(self._origin(sum(len(latents) for _, latents in blocks)))
         for _, latents in blocks:
-            write_block(
-                self._model.flow,
-                self._to_device(latents),
-                self._prompt,
-                self._context,
-                self._model.context_timestep,
-            )
+            self._write(self._to_device(latents))
 
     def _origin(self, num_frames: int) -> int:
         """Position of the ring's first frame, if `num_frames` frames end where this block starts.
@@ -348,21 +467,22 @@ class DiffusionStream:
             return 0
         return self._block * self._section.num_frame_per_block - num_frames
 
-    def _noise(self, draw: int) -> Tensor:
+    def _draw_noise(self) -> list[Tensor]:
+        """All noise of the block, on its way to the device before the first pass wants it."""
         shape = (
             1,
             self._section.num_frame_per_block,
             self._model.transformer.config.in_channels,
             *self._model.latent_size,
         )
-        return block_noise(self._steering.seed, self._block, draw, shape, self._model.device)
-
-    def _decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Clean latents [1, F, C, H, W] to pictures, uint8 [T, H, W, 3]; moves the decoder on."""
-        pixels, self._decoder_state = self._model.decoder.decode(latents, self._decoder_state)
-        picture = (pixels[0] * 255.0).round_().to(torch.uint8).permute(0, 2, 3, 1)
-        result: NDArray[np.uint8] = picture.contiguous().cpu().numpy()
-        return result
+        steps, device = self._model.steps, self._model.device
+        num_draws = 1 if steps.solver == "unipc" else len(steps.timesteps)
+        draws = [
+            block_noise(self._steering.seed, self._block, draw, shape) for draw in range(num_draws)
+        ]
+        if device.type != "cuda":
+            return draws
+        return [draw.pin_memory().to(device, non_blocking=True) for draw in draws]
 
     def _to_device(self, latents: NDArray[np.float32]) -> Tensor:
         """[F, C, H, W] on the host to [1, F, C, H, W] on the device."""
@@ -379,18 +499,3 @@ class DiffusionStream:
                 f"a stream with window 0 keeps everything and is full after {layout.num_slots} "
                 "latent frames; set stream.window for an endless one"
             )
-
-
-@contextlib.contextmanager
-def memory_guard() -> Iterator[None]:
-    """Turn the ways in which torch says that memory ran out into OutOfMemoryError."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(f"the device has no memory left for this stream: {error}") from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise OutOfMemoryError(
-            f"the machine has no memory left for this stream: {error}"
-        ) from error

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.config import Config
+from streamer.engine.figures import ModelFigures
 from streamer.engine.worker import (
     NUM_SLOTS,
     BlockMade,
@@ -32,6 +33,8 @@ from streamer.engine.worker import (
     Encoded,
     EncodePictures,
     Ending,
+    Measured,
+    MeasureModel,
     NextBlock,
     OpenStream,
     Progress,
@@ -139,6 +142,14 @@ class Engine:
         if not isinstance(reply, Encoded):
             raise EngineError(f"the worker answered encode with {type(reply).__name__}")
         return Opening.of(reply.latents)
+
+    async def measure(self) -> ModelFigures:
+        """Figures of the model and its machine to judge times by.  Raises WorkerDiedError."""
+        worker = await self._ready_worker()
+        reply = await worker.ask(MeasureModel(worker.new_number()))
+        if not isinstance(reply, Measured):
+            raise EngineError(f"the worker answered measure with {type(reply).__name__}")
+        return reply.figures
 
     async def _ready_worker(self) -> _WorkerProcess:
         """The loaded worker; callers who find none share one start."""
@@ -383,7 +394,7 @@ class _WorkerProcess:
                 self._refuse_start(reply.error)
             case Ending():
                 self._reason = reply.reason
-            case Done() | BlockMade() | Encoded():
+            case Done() | BlockMade() | Encoded() | Measured():
                 if (answer := self._answer_to(reply.request)) is not None:
                     answer.set_result(reply)
             case Refused():

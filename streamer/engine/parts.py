@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from streamer.config import Config, ModelSection, weights_path
+from streamer.engine.drawn import DrawnText, draw_decoder, draw_transformer
 from streamer.engine.steering import Mixture
 from streamer.errors import ConfigError
 from streamer.models.checkpoints import LoraFile, load_checkpoint
 from streamer.models.checkpoints.load import Progress
+from streamer.models.decoders import load_decoder
 from streamer.models.sampler import DenoisingSteps, FlowMatchTable
 from streamer.models.text import TextEncoder, load_text_encoder
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 from streamer.models.umt5 import load_umt5
-from streamer.models.vae import VAESizes
+from streamer.models.vae import VAESizes, VideoVAE
 
 KEPT_TEXTS = 64
 WIDE = 1024
@@ -71,6 +73,8 @@ def load_transformer(
     model: ModelSection, device: torch.device, report: Progress
 ) -> CausalWanTransformer:
     """The transformer with its weights and LoRAs.  Raises WeightsError."""
+    if model.random_weights:
+        return draw_transformer(model, device)
     section = model.transformer
     sizes = TransformerConfig.of(section)
     # The meta device saves a large model its initialisation, but costs a second of imports.
@@ -89,11 +93,20 @@ def load_transformer(
     return transformer.to(device).eval().requires_grad_(False)
 
 
+def load_vae(model: ModelSection, device: torch.device, dtype: torch.dtype) -> VideoVAE:
+    """The decoder; dtype: what a published one computes in.  Raises WeightsError."""
+    if model.random_weights:
+        return draw_decoder(model.decoder, device, dtype)
+    return load_decoder(model.decoder, device=device, dtype=dtype)
+
+
 def load_text(
     model: ModelSection, device: torch.device, report: Callable[[float, str], None]
 ) -> TextEncoder:
     """The text encoder.  Raises WeightsError, and ConfigError when a package is missing."""
     section = model.text
+    if model.random_weights:
+        return DrawnText(model.transformer.text_length, model.transformer.text_width)
     path = weights_path(section.weights)
     if section.kind == "storybook":
         return load_text_encoder(path, str(device))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.config import Config
+from streamer.engine.figures import ModelFigures, process_peak_bytes
 from streamer.engine.steering import Mixture, Steering
 from streamer.errors import PictureError
 from streamer.stream import BlockTimings, Event, FrameBlock, Script, StreamSpec, Truth
@@ -63,6 +64,10 @@ class PatternModel:
             f"{self._config.name} draws colour bars and cannot begin with a picture; choose a "
             "configuration with a model, such as storybook"
         )
+
+    def measure(self) -> ModelFigures:
+        """There is no model, so there is nothing to judge its times by."""
+        return ModelFigures(device="NumPy on one thread", peak_bytes=process_peak_bytes())
 
     def open(self, spec: StreamSpec) -> PatternStream:
         """A new stream at block 0."""

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.config import Config
+from streamer.engine.figures import ModelFigures
 from streamer.errors import (
     ConfigError,
     OutOfMemoryError,
@@ -95,7 +96,15 @@ class EncodePictures:
     stream: int = 0
 
 
-Request = OpenStream | RestoreStream | NextBlock | CloseStream | EncodePictures
+@dataclass(frozen=True)
+class MeasureModel:
+    """Request: figures of the model and its machine.  Answer: Measured.  stream: of nobody."""
+
+    request: int
+    stream: int = 0
+
+
+Request = OpenStream | RestoreStream | NextBlock | CloseStream | EncodePictures | MeasureModel
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,14 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Figures of the model and its machine."""
+
+    request: int
+    figures: ModelFigures
+
+
+@dataclass(frozen=True)
 class BlockMade:
     """A block.  Its frames lie in `slot`, with `shape` [T, H, W, 3]; the block's own are empty."""
 
@@ -158,7 +175,7 @@ class Ending:
     reason: str
 
 
-Reply = Progress | Ready | StartFailed | Done | Encoded | BlockMade | Refused | Ending
+Reply = Progress | Ready | StartFailed | Done | Encoded | Measured | BlockMade | Refused | Ending
 
 
 class VideoStream(Protocol):
@@ -180,6 +197,9 @@ class VideoModel(Protocol):
 
     def encode(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pictures [T, H, W, 3] of the stream's size to latents [F, C, H, W] to begin with."""
+
+    def measure(self) -> ModelFigures:
+        """Figures to judge times by; takes about a second."""
 
     def open(self, spec: StreamSpec) -> VideoStream:
         """A new stream at block 0."""
@@ -314,6 +334,8 @@ class Worker:
                 return self._next_block(request)
             case EncodePictures():
                 return Encoded(request.request, self._model.encode(request.pictures))
+            case MeasureModel():
+                return Measured(request.request, self._model.measure())
             case CloseStream():
                 self._close(request.stream)
         return Done(request.request)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from streamer_kernels import Ops, load_ops
@@ -52,6 +52,33 @@ class StreamingContext(AttentionContext, Protocol):
 
     def commit(self) -> None:
         """Make the block history: what the last pass wrote is what later blocks see."""
+
+
+class Place(NamedTuple):
+    """Where one layer's keys and values of the open block belong.
+
+    ring_k, ring_v: [B, S, A, D], to be written in place.  slots: int64 [N], on the device.
+    sink_table: [1, D/2, 2], turns the queries a second time, for the sinks; None: not needed.
+    """
+
+    ring_k: Tensor
+    ring_v: Tensor
+    slots: Tensor
+    sink_table: Tensor | None
+
+
+@runtime_checkable
+class RingContext(AttentionContext, Protocol):
+    """A context that lets the caller write keys and values where they stay.
+
+    `place`, a write and `attend_written` together are `attend`, with one pass over memory less.
+    """
+
+    def place(self, layer: int) -> Place:
+        """Where the keys and values of this pass belong."""
+
+    def attend_written(self, layer: int, q: Tensor, q_sink: Tensor) -> Tensor:
+        """Attend after the write.  q, result: [B, N, A, D].  q_sink: q turned for the sinks."""
 
 
 @dataclass(frozen=True)
@@ -354,6 +381,7 @@ class RollingContext:
         self._origin = first_frame
         self._first = 0
         self._count = 0
+        self._is_shifted = False
 
     @property
     def num_frames(self) -> int:
@@ -409,16 +437,38 @@ class RollingContext:
         """Write k and v into the reserved slots, then attend to all valid ones."""
         if k.requires_grad:
             raise RuntimeError("RollingContext cuts gradients; train with UnrolledContext instead")
-        tokens = self.shape.tokens_per_frame
-        ring_k, ring_v = self.k[layer], self.v[layer]
-        slots = self._slots[: self._count * tokens]
+        ring_k, ring_v, slots, sink_table = self.place(layer)
         ring_k.index_copy_(1, slots, k)
         ring_v.index_copy_(1, slots, v)
-        num_valid = min(self._first + self._count, self.layout.num_slots) * tokens
+        q_sink = q if sink_table is None else self.ops.rotate(q, sink_table)
+        return self.attend_written(layer, q, q_sink)
+
+    def place(self, layer: int) -> Place:
+        """The reserved slots of one layer; see RingContext."""
+        slots = self._slots[: self._count * self.shape.tokens_per_frame]
+        return Place(self.k[layer], self.v[layer], slots, self._shift if self._is_shifted else None)
+
+    def attend_written(self, layer: int, q: Tensor, q_sink: Tensor) -> Tensor:
+        """Attend to all valid slots of a layer; see RingContext."""
+        ring_k, ring_v = self.k[layer], self.v[layer]
+        tokens = self.shape.tokens_per_frame
+        num_valid = self._num_valid * tokens
         if not self._is_shifted:
             return self.ops.attend(q, ring_k, ring_v, num_valid)
-        q_sink = self.ops.rotate(q, self._shift)
         return self.ops.attend(q, ring_k, ring_v, num_valid, q_sink, self.layout.sink * tokens)
+
+    @property
+    def _num_valid(self) -> int:
+        """Frames of the ring that the open block sees, its own included."""
+        return min(self._first + self._count, self.layout.num_slots)
+
+    @property
+    def fill(self) -> tuple[int, int, bool]:
+        """All that a pass over the open block takes from the host: two passes of the same fill
+        launch the same work on the same addresses.  Frames of the block, frames seen, whether
+        sinks get queries of their own.
+        """
+        return self._count, self._num_valid, self._is_shifted
 
     def snapshot(self) -> AttentionContext:
         """Itself: there is no backward pass; see AttentionContext."""

@@ -9,7 +9,7 @@ arXiv:2503.20314.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from streamer.config import TransformerSection
 from streamer.models.canvas import TextCanvas
-from streamer.models.context import AttentionContext, CacheShape
+from streamer.models.context import AttentionContext, CacheShape, RingContext
+from streamer.models.joined import join
 
 
 @dataclass(frozen=True)
@@ -155,14 +156,27 @@ class SelfAttention(nn.Module):
         self.o = nn.Linear(config.width, config.width)
         self.norm_q = nn.RMSNorm(config.width, config.eps)
         self.norm_k = nn.RMSNorm(config.width, config.eps)
+        self.joined: Callable[[Tensor], Tensor] | None = None
+        """Queries, keys and values by one product; set for inference only."""
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values before norm and rotation.  x, results: [B, N, E]."""
+        if self.joined is None:
+            return self.q(x), self.k(x), self.v(x)
+        return self.joined(x).chunk(3, dim=-1)
 
     def forward(self, x: Tensor, table: Tensor, context: AttentionContext) -> Tensor:
         """x, result: [B, N, E].  table: [N, D/2, 2]."""
-        q, k = self.ops.qk_norm_rope(
-            self.q(x), self.k(x), self.norm_q.weight, self.norm_k.weight, table, self.eps
-        )
-        v = self.v(x).view_as(k)
-        out: Tensor = self.o(context.attend(self.layer, q, k, v).flatten(2))
+        q, k, v = self.project(x)
+        weights = self.norm_q.weight, self.norm_k.weight, table, self.eps
+        if isinstance(context, RingContext) and not k.requires_grad:
+            place = context.place(self.layer)
+            q, q_sink = self.ops.qk_norm_rope_write(q, k, v, *weights, *place)
+            seen = context.attend_written(self.layer, q, q_sink)
+        else:
+            q, k = self.ops.qk_norm_rope(q, k, *weights)
+            seen = context.attend(self.layer, q, k, v.view_as(k))
+        out: Tensor = self.o(seen.flatten(2))
         return out
 
 
@@ -230,8 +244,12 @@ class Block(nn.Module):
         x, told = ops.gate_add_layer_norm(x, seen, gate_a, norm.weight, norm.bias, norm.eps)
         told = self.cross_attn(told, text_k, text_v)
         x, fed = ops.gate_add_modulate(x, told, None, shift_f, scale_f, self.eps)
-        up, down = cast(nn.Linear, self.ffn[0]), self.ffn[2]
-        return ops.gate_add(x, down(ops.linear_gelu(fed, up.weight, up.bias)), gate_f)
+        up, down = self.ffn[0], self.ffn[2]
+        if isinstance(up, nn.Linear):
+            wide = ops.linear_gelu(fed, up.weight, up.bias)
+        else:
+            wide = self.ffn[1](up(fed))
+        return ops.gate_add(x, down(wide), gate_f)
 
 
 class Head(nn.Module):
@@ -308,6 +326,21 @@ class CausalWanTransformer(nn.Module):
             nn.init.zeros_(cast(nn.Linear, self.text_pooling[-1]).weight)
         if self.config.text_canvas:
             self.text_canvas.initialise()
+
+    def use(self, ops: Ops) -> None:
+        """Compute with these operations from now on."""
+        for module in self.modules():
+            if isinstance(module, SelfAttention | CrossAttention | Block | Head):
+                module.ops = ops
+
+    def join_projections(self) -> None:
+        """Make queries, keys and values of every layer with one product, for inference.
+
+        Weights keep their names and are not held twice.  Call it when they lie where they stay.
+        """
+        for block in cast(Iterable[Block], self.blocks):
+            attention = block.self_attn
+            attention.joined = join((attention.q, attention.k, attention.v))
 
     def encode_text(self, embeds: Tensor) -> PromptKV:
         """What all layers need of a text, once per prompt.

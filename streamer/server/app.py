@@ -48,6 +48,7 @@ from streamer.server.recordings import Recordings
 from streamer.server.session import Session
 from streamer.server.streams import Held, Streams
 from streamer.server.video_socket import VideoSocket
+from streamer.server.vocabulary import vocabulary_routes
 from streamer.server.whep import WhepDoor
 
 log = logging.getLogger(__name__)
@@ -266,6 +267,7 @@ def create_app(
     app.include_router(house.recordings.routes())
     app.include_router(house.publishing.routes())
     app.include_router(house.whep.routes())
+    app.include_router(vocabulary_routes(config))
     app.add_api_websocket_route("/ws", house.converse)
     app.add_api_websocket_route("/ws/video/{stream_id}", house.show_video)
 

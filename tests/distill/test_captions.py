@@ -8,47 +8,39 @@ from collections import Counter
 import pytest
 
 from streamer.distill.captions import (
-    EXAMPLES,
-    HELD_OUT_SYNONYMS,
-    MOTION_WORDS,
-    SCENE_WORDS,
-    SUBJECT_WORDS,
-    TIME_WORDS,
-    WEATHER_WORDS,
     caption,
     held_out_combination,
     natural_motions,
     sample_pair,
 )
-from streamer.distill.world import ATTRIBUTES, SCENES, SUBJECTS, TIMES, SceneSpec
+from streamer.distill.edition import SceneSpec, load_edition
 
-WORDS = {
-    "scene": SCENE_WORDS,
-    "time": TIME_WORDS,
-    "weather": WEATHER_WORDS,
-    "subject": SUBJECT_WORDS,
-    "motion": MOTION_WORDS,
-}
-NONE = len(SUBJECTS) - 1
+SMALL = load_edition("small")
+ATTRIBUTES = SMALL.attributes
+NONE = SMALL.no_subject_number
 
 
 def test_every_class_has_words() -> None:
     for attribute, names in ATTRIBUTES.items():
-        assert set(WORDS[attribute]) == set(names) - {"none"}
-        assert set(HELD_OUT_SYNONYMS[attribute]) <= set(names)
+        assert set(SMALL.words[attribute]) == set(names) - {"none"}
+        assert set(SMALL.held_out[attribute]) <= set(names)
 
 
 def test_the_same_random_state_gives_the_same_pairs() -> None:
     first, second = random.Random(5), random.Random(5)
-    assert [sample_pair(first) for _ in range(20)] == [sample_pair(second) for _ in range(20)]
+    assert [sample_pair(SMALL, first) for _ in range(20)] == [
+        sample_pair(SMALL, second) for _ in range(20)
+    ]
 
 
 def test_a_mentioned_subject_is_named_by_its_own_words() -> None:
     chance = random.Random(1)
     for _ in range(500):
-        spec, text = sample_pair(chance)
+        spec, text = sample_pair(SMALL, chance)
         if "subject" in text.mentions and spec.subject != NONE:
-            nouns = [w.split(" ", 1)[1] for w in SUBJECT_WORDS[SUBJECTS[spec.subject]]]
+            nouns = [
+                w.split(" ", 1)[1] for w in SMALL.words["subject"][SMALL.name_of(spec, "subject")]
+            ]
             assert any(noun in text.text for noun in nouns), text
 
 
@@ -56,7 +48,7 @@ def test_captions_are_clean_text() -> None:
     chance = random.Random(2)
     for held_out in (False, True):
         for _ in range(500):
-            text = sample_pair(chance, held_out)[1].text
+            text = sample_pair(SMALL, chance, held_out)[1].text
             assert text
             assert text == " ".join(text.split())
             assert " ," not in text
@@ -65,13 +57,13 @@ def test_captions_are_clean_text() -> None:
 
 def test_short_captions_occur() -> None:
     chance = random.Random(3)
-    texts = {sample_pair(chance)[1].text for _ in range(4000)}
+    texts = {sample_pair(SMALL, chance)[1].text for _ in range(4000)}
     assert {"a dog", "snow", "night falls", "sunset"} <= texts
 
 
 def test_every_attribute_is_mentioned_and_left_out() -> None:
     chance = random.Random(4)
-    counts = Counter(a for _ in range(1000) for a in sample_pair(chance)[1].mentions)
+    counts = Counter(a for _ in range(1000) for a in sample_pair(SMALL, chance)[1].mentions)
     for attribute in ATTRIBUTES:
         assert 300 < counts[attribute] < 900, counts
 
@@ -80,13 +72,13 @@ def test_what_is_unsaid_is_ordinary_more_often_than_not() -> None:
     chance = random.Random(6)
     days = natural = silent_days = silent_motions = 0
     for _ in range(2000):
-        spec, text = sample_pair(chance)
+        spec, text = sample_pair(SMALL, chance)
         if "time" not in text.mentions:
             silent_days += 1
             days += spec.time == 0
         if "motion" not in text.mentions and spec.subject != NONE:
             silent_motions += 1
-            natural += spec.motion in natural_motions(spec.subject)
+            natural += spec.motion in natural_motions(SMALL, spec.subject)
     assert days / silent_days > 0.55
     assert natural / silent_motions > 0.5
 
@@ -94,37 +86,37 @@ def test_what_is_unsaid_is_ordinary_more_often_than_not() -> None:
 def test_about_a_tenth_of_the_combinations_is_held_out() -> None:
     combinations = [
         SceneSpec(scene, time, 0, subject, 0)
-        for scene in range(len(SCENES))
-        for time in range(len(TIMES))
+        for scene in range(len(ATTRIBUTES["scene"]))
+        for time in range(len(ATTRIBUTES["time"]))
         for subject in range(NONE)
     ]
-    share = sum(map(held_out_combination, combinations)) / len(combinations)
+    share = sum(held_out_combination(SMALL, spec) for spec in combinations) / len(combinations)
     assert 0.06 < share < 0.14
-    assert not held_out_combination(SceneSpec(0, 0, 0, NONE, 0))
+    assert not held_out_combination(SMALL, SceneSpec(0, 0, 0, NONE, 0))
 
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_pairs_keep_to_their_side_of_the_split(held_out: bool) -> None:
     chance = random.Random(7)
     for _ in range(200):
-        assert held_out_combination(sample_pair(chance, held_out)[0]) == held_out
+        assert held_out_combination(SMALL, sample_pair(SMALL, chance, held_out)[0]) == held_out
 
 
 def test_training_never_uses_a_held_out_synonym() -> None:
     chance = random.Random(8)
-    rare = {w for table in HELD_OUT_SYNONYMS.values() for words in table.values() for w in words}
-    texts = [f" {sample_pair(chance)[1].text.replace(',', ' ')} " for _ in range(3000)]
+    rare = {w for table in SMALL.held_out.values() for words in table.values() for w in words}
+    texts = [f" {sample_pair(SMALL, chance)[1].text.replace(',', ' ')} " for _ in range(3000)]
     for word in rare:
         assert not any(f" {word} " in text for text in texts), word
 
 
 def test_held_out_captions_use_held_out_synonyms() -> None:
-    spec = SceneSpec(SCENES.index("forest"), 0, 0, SUBJECTS.index("cat"), 0)
+    spec = SceneSpec(SMALL.number("scene", "forest"), 0, 0, SMALL.number("subject", "cat"), 0)
     chance = random.Random(9)
-    texts = [caption(spec, chance, held_out=True) for _ in range(100)]
+    texts = [caption(SMALL, spec, chance, held_out=True) for _ in range(100)]
     for text in texts:
         assert ("woodland" in text.text) == ("scene" in text.mentions)
 
 
 def test_there_are_twelve_different_examples() -> None:
-    assert len(set(EXAMPLES)) == 12
+    assert len(set(SMALL.examples)) == 12

@@ -15,7 +15,7 @@ from streamer.distill.classifier import (
     CLIP_FPS,
     CLIP_FRAMES,
     HEIGHT,
-    LOOKS,
+    MOVING,
     SHIPPED,
     WIDTH,
     AttributeClassifier,
@@ -29,16 +29,20 @@ from streamer.distill.classifier import (
     save_classifier,
     soften,
 )
+from streamer.distill.edition import load_edition
 from streamer.distill.trainer import Trainer, TrainerConfig
-from streamer.distill.world import ATTRIBUTES, MOTIONS, SUBJECTS, Renderer
+from streamer.distill.world import Renderer
 from streamer.errors import WeightsError
 
+EDITION = load_edition("small")
+ATTRIBUTES = EDITION.attributes
+MOTIONS = ATTRIBUTES["motion"]
 SMALL = ClassifierStageConfig(batch=8, pool_clips=8, steps_per_pool=8, pools=1, held_out_clips=24)
 
 
 @pytest.fixture(scope="module")
 def renderer() -> Renderer:
-    return Renderer("cpu", 2 * HEIGHT, 2 * WIDTH, CLIP_FPS)
+    return Renderer(EDITION, "cpu", 2 * HEIGHT, 2 * WIDTH, CLIP_FPS)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def test_a_lesson_is_the_same_for_the_same_seed(renderer: Renderer, lesson: Less
 
 
 def test_every_attribute_gets_a_logit_for_each_of_its_classes(lesson: Lesson) -> None:
-    logits = AttributeClassifier().classify(lesson.clips)
+    logits = AttributeClassifier(EDITION).classify(lesson.clips)
     assert {name: tuple(value.shape) for name, value in logits.items()} == {
         name: (8, len(classes)) for name, classes in ATTRIBUTES.items()
     }
@@ -61,18 +65,18 @@ def test_every_attribute_gets_a_logit_for_each_of_its_classes(lesson: Lesson) ->
 
 def test_pictures_of_any_size_are_judged(lesson: Lesson) -> None:
     pictures = torch.zeros(3, 3, 64, 96, dtype=torch.uint8)
-    logits = AttributeClassifier().classify_pictures(pictures)
-    assert set(logits) == set(LOOKS)
+    logits = AttributeClassifier(EDITION).classify_pictures(pictures)
+    assert set(logits) == set(ATTRIBUTES) - set(MOVING)
     assert logits["scene"].shape == (3, len(ATTRIBUTES["scene"]))
 
 
 def test_a_clip_of_another_length_is_refused_with_the_way_out(lesson: Lesson) -> None:
     with pytest.raises(ValueError, match="7 frames; the judge wants 8 at 4 a second"):
-        AttributeClassifier().classify(lesson.clips[:, :7])
+        AttributeClassifier(EDITION).classify(lesson.clips[:, :7])
 
 
 def test_a_few_steps_lower_the_loss_on_the_clips_that_were_seen(tmp_path: Path) -> None:
-    stage = ClassifierStage(SMALL)
+    stage = ClassifierStage(EDITION, SMALL)
 
     def loss_now() -> float:
         with torch.no_grad():
@@ -88,7 +92,7 @@ def test_a_few_steps_lower_the_loss_on_the_clips_that_were_seen(tmp_path: Path) 
 def test_the_sheet_reports_held_out_accuracies_and_the_export_can_be_loaded(
     tmp_path: Path,
 ) -> None:
-    stage = ClassifierStage(SMALL)
+    stage = ClassifierStage(EDITION, SMALL)
     scores = stage.sample_sheet(tmp_path / "sheet.png")
     assert set(scores) == {f"held_out_{name}" for name in ATTRIBUTES}
     stage.export(tmp_path)
@@ -103,11 +107,11 @@ def test_the_sheet_reports_held_out_accuracies_and_the_export_can_be_loaded(
 
 def test_weights_of_another_world_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "judge.safetensors"
-    save_classifier(AttributeClassifier(), path)
+    save_classifier(AttributeClassifier(EDITION), path)
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, path, {"attributes": json.dumps({**ATTRIBUTES, "time": ["noon"]})})
-    with pytest.raises(WeightsError, match="other classes than this world"):
+    with pytest.raises(WeightsError, match="other classes than the small edition"):
         load_classifier(path)
 
 
@@ -129,7 +133,8 @@ def test_a_mirrored_clip_moves_the_other_way(lesson: Lesson) -> None:
     left, right = MOTIONS.index("moves left"), MOTIONS.index("moves right")
     going = Lesson(lesson.clips, lesson.classes.clone())
     going.classes[:, 4] = left
-    clips, motions = soften(going, torch.Generator().manual_seed(2))
+    clips, classes = soften(EDITION, going, torch.Generator().manual_seed(2))
+    motions = classes[:, 4]
     assert set(motions.tolist()) == {left, right}
     plain = going.clips.float() / 127.5 - 1
     for number, motion in enumerate(motions.tolist()):
@@ -139,17 +144,17 @@ def test_a_mirrored_clip_moves_the_other_way(lesson: Lesson) -> None:
 
 
 def test_softened_clips_stay_the_same_clips(lesson: Lesson) -> None:
-    clips, _ = soften(lesson, torch.Generator().manual_seed(2))
+    clips, _ = soften(EDITION, lesson, torch.Generator().manual_seed(2))
     assert clips.shape == lesson.clips.shape
     assert torch.isfinite(clips).all()
     assert clips.std() > 0.1
 
 
 def test_motion_is_scored_only_where_there_is_a_subject() -> None:
-    absent = len(SUBJECTS) - 1
+    absent = EDITION.no_subject_number
     classes = torch.tensor([[0, 0, 0, 3, 1], [0, 0, 0, absent, 1]])
     guesses = torch.tensor([[0, 0, 1, 3, 1], [1, 0, 1, 3, 2]])
-    assert measure_accuracy(guesses, classes) == {
+    assert measure_accuracy(EDITION, guesses, classes) == {
         "scene": 0.5,
         "time": 1.0,
         "weather": 0.0,
@@ -163,7 +168,7 @@ def test_the_shipped_judge_names_what_the_renderer_shows(renderer: Renderer) -> 
     lesson = render_lesson(renderer, 48, seed=1 << 43)
     logits = load_classifier().classify(lesson.clips)
     guesses = torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], dim=1)
-    accuracies = measure_accuracy(guesses, lesson.classes)
+    accuracies = measure_accuracy(EDITION, guesses, lesson.classes)
     # It was above 0.95 on 240 clips; 48 clips scatter by a few percent.
     assert min(accuracies[name] for name in ("scene", "time", "weather")) >= 0.95
     assert min(accuracies.values()) >= 0.85

@@ -18,13 +18,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from streamer.config import Config
+from streamer.distill import judging
 from streamer.distill.captions import sample_pair
 from streamer.distill.classifier import AttributeClassifier, save_classifier
 from streamer.distill.commands import distill
+from streamer.distill.edition import SceneSpec, load_edition
 from streamer.distill.evaluate import (
     Exam,
     Player,
-    class_of,
     draw_change,
     evaluate,
     judge_drift,
@@ -34,12 +35,14 @@ from streamer.distill.evaluate import (
 )
 from streamer.distill.export import export_transformer
 from streamer.distill.report import EvaluationOptions, Look, Reconstruction
-from streamer.distill.world import ATTRIBUTES, SceneSpec
 from streamer.engine.diffusion import DiffusionModel
 from streamer.errors import ConfigError, WeightsError
 from streamer.models.checkpoint import read_tensors, save_weights
 from streamer.stream import FrameBlock
 from tests.engine.tiny_model import make_tiny_config
+
+SMALL = load_edition("small")
+ATTRIBUTES = SMALL.attributes
 
 TINY = EvaluationOptions(
     num_prompts=2, num_blocks=3, drift_s=10, num_streams=1, num_switches=1, num_reconstructions=1
@@ -89,6 +92,8 @@ class Actor:
 class LevelJudge:
     """Reads the scene off the grey level; says class 0 of everything else."""
 
+    edition = SMALL
+
     def classify_pictures(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
         scene = (pictures[:, 0, 0, 0].long() // 10).clamp(max=5)
         return {"scene": torch.nn.functional.one_hot(scene, 6).float()}
@@ -101,7 +106,7 @@ class LevelJudge:
 
 def exam_of(num: int) -> Exam:
     rng = random.Random(4)
-    pairs = [sample_pair(rng, held_out=True) for _ in range(num)]
+    pairs = [sample_pair(SMALL, rng, held_out=True) for _ in range(num)]
     right = dict.fromkeys(ATTRIBUTES, 0)
     return Exam(
         specs=tuple(spec for spec, _ in pairs),
@@ -156,14 +161,14 @@ def test_a_scene_that_never_comes_is_counted_as_never() -> None:
 
 def scenes_of_changes(options: EvaluationOptions) -> dict[str, int]:
     rng = random.Random(options.seed + 2)
-    pairs = [pair for _ in range(options.num_switches) for pair in draw_change(rng)]
+    pairs = [pair for _ in range(options.num_switches) for pair in draw_change(SMALL, rng)]
     return {said.text: spec.scene for spec, said in pairs}
 
 
 def test_a_change_names_two_different_scenes() -> None:
     rng = random.Random(0)
     for _ in range(20):
-        (old, old_said), (new, new_said) = draw_change(rng)
+        (old, old_said), (new, new_said) = draw_change(SMALL, rng)
         assert "scene" in old_said.mentions & new_said.mentions
         assert old.scene != new.scene
 
@@ -182,7 +187,7 @@ def test_drift_tells_how_a_stream_ended(
 ) -> None:
     exam = exam_of(4)
     rng = random.Random(TINY.seed + 1)
-    spec, said = sample_pair(rng)
+    spec, said = sample_pair(SMALL, rng)
     actor = Actor({said.text: spec.scene}, ending=ending)
     drift = judge_drift(actor, LevelJudge(), exam.renders, replace(TINY, drift_s=12))
     assert (drift.num_frozen, drift.num_grey, drift.num_exploded) == ends
@@ -209,7 +214,7 @@ def test_motion_is_the_change_over_a_quarter_second() -> None:
 
 def test_the_class_of_a_spec_is_named_by_its_attribute() -> None:
     spec = SceneSpec(1, 2, 0, 7, 5)
-    assert [class_of(spec, name) for name in ATTRIBUTES] == [1, 2, 0, 7, 5]
+    assert [spec.of(name) for name in ATTRIBUTES] == [1, 2, 0, 7, 5]
 
 
 # ---- a tiny model, whole ------------------------------------------------------------------------
@@ -217,7 +222,7 @@ def test_the_class_of_a_spec_is_named_by_its_attribute() -> None:
 
 def test_a_report_has_every_part_and_repeats_itself(config: Config, model: DiffusionModel) -> None:
     torch.manual_seed(0)
-    judge = AttributeClassifier().eval()
+    judge = AttributeClassifier(SMALL).eval()
     done: list[float] = []
     report = evaluate(model, config, judge, TINY, done.append)
     again = evaluate(model, config, judge, TINY)
@@ -234,7 +239,7 @@ def test_a_report_has_every_part_and_repeats_itself(config: Config, model: Diffu
 
 def test_too_few_blocks_for_the_judge_are_refused(config: Config, model: DiffusionModel) -> None:
     with pytest.raises(ConfigError, match="2 blocks make 24 frames; the judge looks at 29"):
-        evaluate(model, config, AttributeClassifier(), replace(TINY, num_blocks=2))
+        evaluate(model, config, AttributeClassifier(SMALL), replace(TINY, num_blocks=2))
 
 
 def test_a_player_makes_the_same_stream_again_and_counts(
@@ -263,7 +268,7 @@ def files(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     source = folder / "tiny.json"
     source.write_text(config.model_dump_json())
     torch.manual_seed(0)
-    save_classifier(AttributeClassifier(), folder / "judge.safetensors")
+    save_classifier(AttributeClassifier(SMALL), folder / "judge.safetensors")
     return source, folder / "judge.safetensors"
 
 
@@ -305,6 +310,24 @@ def test_a_sheet_has_a_row_for_each_stream(
     assert rows * picture < height < rows * (picture + 80) + 30
 
 
+def test_a_sheet_of_the_world_needs_no_model(tmp_path: Path) -> None:
+    out = tmp_path / "world.png"
+    result = run("sheet", "world", "--edition", "small", "--rows", 1, "--out", out)
+    assert result.exit_code == 0, result.output
+    with Image.open(out) as image:
+        assert image.size[0] == 190 + 6 * (192 + 6) + 6
+        assert len(image.convert("L").getcolors()) > 100
+
+
+def test_a_judge_of_another_edition_than_the_model_is_refused(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "edition_of", lambda model: load_edition("full"))
+    result = run("evaluate", "--config", files[0], "--classifier", files[1], "--threads", 1)
+    assert result.exit_code == 2
+    assert "shows the full edition, the classifier knows the small one" in result.stderr
+
+
 def test_a_damaged_judge_ends_with_one_sentence(files: tuple[Path, Path], tmp_path: Path) -> None:
     broken = tmp_path / "judge.safetensors"
     broken.write_bytes(b"no weights")
@@ -328,8 +351,9 @@ def test_a_new_run_does_not_write_over_an_old_one(tmp_path: Path) -> None:
 
 
 def test_every_command_says_what_it_does() -> None:
-    assert set(distill.commands) == {
-        "atlas", "text", "vae", "world", "student", "classifier", "evaluate", "sheet", "export",
+    assert set(distill.commands) >= {
+        "atlas", "vocabulary", "text", "vae", "world", "student", "classifier", "evaluate", "sheet",
+        "export",
     }  # fmt: skip
     for name in distill.commands:
         result = run(name, "--help")
@@ -347,7 +371,7 @@ def test_large_weights_ship_as_several_files_that_read_as_one(
     chance = torch.Generator().manual_seed(0)
     tensors = {f"layer.{i}": torch.randn(512, 1024, generator=chance) for i in range(5)}
     save_weights(tensors, tmp_path / "source.safetensors", "float32")
-    paths = export_transformer(tmp_path / "source.safetensors", tmp_path / "out", storage, 2)
+    paths = export_transformer([tmp_path / "source.safetensors"], tmp_path / "out", storage, 2)
     assert len(paths) == {"float32": 5, "float16": 3, "int8": 2}[storage]
     assert all(path.stat().st_size < 2.1 * 2**20 for path in paths)
     assert read_tensors(paths).keys() == tensors.keys()
@@ -358,7 +382,7 @@ def test_an_export_replaces_the_files_of_an_earlier_one(tmp_path: Path) -> None:
     stale = tmp_path / "out" / "transformer-1-of-2.safetensors"
     stale.parent.mkdir()
     stale.write_bytes(b"old")
-    paths = export_transformer(tmp_path / "source.safetensors", tmp_path / "out", "float16", 16)
+    paths = export_transformer([tmp_path / "source.safetensors"], tmp_path / "out", "float16", 16)
     assert [path.name for path in paths] == ["transformer.safetensors"]
     assert not stale.exists()
 
@@ -369,4 +393,4 @@ def test_an_export_of_nothing_and_of_a_run_without_an_end_are_refused(tmp_path: 
     assert result.exit_code == 2
     assert "has its stage been trained?" in result.stderr
     with pytest.raises(WeightsError):
-        export_transformer(tmp_path / "none.safetensors", tmp_path, "float16", 16)
+        export_transformer([tmp_path / "none.safetensors"], tmp_path, "float16", 16)

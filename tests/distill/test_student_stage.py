@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from streamer.distill.data import build_shards, read_clips, render_pairs
+from streamer.distill.data import build_shards, render_pairs
+from streamer.distill.edition import load_edition
+from streamer.distill.shards import read_clips
 from streamer.distill.student_stage import (
     TRANSFORMER_FILE,
     StudentStage,
@@ -131,7 +133,8 @@ def test_a_step_of_beginnings_trains_first_blocks_and_their_first_text(tmp_path:
 
 
 def test_clips_of_one_block_are_beginnings():
-    *_, switch, begins = render_pairs(Renderer(height=64, width=64), 8, 12, 12, seed=5)
+    renderer = Renderer(load_edition("small"), height=64, width=64)
+    *_, switch, begins = render_pairs(renderer, 8, 12, 12, seed=5)
     assert begins.all()
     assert not switch.any()
 
@@ -166,7 +169,7 @@ def test_a_sheet_shows_a_stream_of_each_example(tmp_path: Path):
 
 
 def test_shards_are_built_once_and_resumed(tmp_path: Path):
-    renderer = Renderer(height=64, width=64)
+    renderer = Renderer(load_edition("small"), height=64, width=64)
     vae = TinyVAE(VAE).eval()
     done: list[int] = []
     for count in (1, 2):
@@ -188,7 +191,7 @@ def test_shards_are_built_once_and_resumed(tmp_path: Path):
 
 
 def test_pairs_are_the_same_for_the_same_seed_and_change_only_where_said():
-    renderer = Renderer(height=64, width=64)
+    renderer = Renderer(load_edition("small"), height=64, width=64)
     frames, texts, switch, begins = render_pairs(renderer, 6, 24, 12, seed=5)
     again, same_texts, same_switch, same_begins = render_pairs(renderer, 6, 24, 12, seed=5)
     assert frames.equal(again)

@@ -7,10 +7,9 @@ import torch
 from click.testing import CliRunner
 
 from streamer.distill import words as words_module
-from streamer.distill.captions import HELD_OUT_SYNONYMS
 from streamer.distill.commands import distill
+from streamer.distill.edition import load_edition
 from streamer.distill.text_stage import (
-    THESAURUS,
     CaptionBatches,
     Example,
     TextOptions,
@@ -24,7 +23,6 @@ from streamer.distill.text_stage import (
     train_text_encoder,
 )
 from streamer.distill.words import PICTURE_WORDS, build_word_table, save_word_table
-from streamer.distill.world import ATTRIBUTES
 from streamer.errors import ConfigError
 from streamer.models.text import (
     NOT_MENTIONED,
@@ -36,6 +34,7 @@ from streamer.models.text import (
     split_words,
 )
 
+SMALL = load_edition("small")
 TINY_ATTRIBUTES = (Attribute("time", ("day", "night")), Attribute("weather", ("rain", "snow")))
 NEAR = {"noon": "day", "midnight": "night", "drizzle": "rain", "blizzard": "snow"}
 TINY_TRAINING = TextTraining(steps=80, batch=32, learning_rate=4e-3)
@@ -118,16 +117,16 @@ def test_training_learns_captions_and_words_it_never_saw(tiny_table: WordTable) 
 
 def test_storybook_examples_name_classes_of_the_world() -> None:
     examples = (
-        draw_storybook_examples(50, 1)
-        + draw_storybook_examples(50, 1, held_out=True)
-        + draw_fragments(50, 1)
-        + draw_held_out_combinations(50, 1)
+        draw_storybook_examples(SMALL, 50, 1)
+        + draw_storybook_examples(SMALL, 50, 1, held_out=True)
+        + draw_fragments(SMALL, 50, 1)
+        + draw_held_out_combinations(SMALL, 50, 1)
     )
     assert len(examples) == 200
     for example in examples:
         assert example.text
         assert example.mentions
-        assert all(said in ATTRIBUTES[name] for name, said in example.mentions.items())
+        assert all(said in SMALL.attributes[name] for name, said in example.mentions.items())
 
 
 def test_no_held_out_synonym_is_taught() -> None:
@@ -135,15 +134,15 @@ def test_no_held_out_synonym_is_taught() -> None:
         phrases = [p for classes in table.values() for said in classes.values() for p in said]
         return {word for phrase in phrases for word in split_words(phrase)}
 
-    taught = {w for e in draw_storybook_examples(4000, 2) for w in split_words(e.text)}
-    unseen = words(HELD_OUT_SYNONYMS) - taught
+    taught = {w for e in draw_storybook_examples(SMALL, 4000, 2) for w in split_words(e.text)}
+    unseen = words(SMALL.held_out) - taught
     assert len(unseen) > 30
-    assert not unseen & words(THESAURUS)
+    assert not unseen & words(SMALL.thesaurus)
 
 
 def test_the_thesaurus_speaks_only_of_classes_of_the_world() -> None:
-    for name, classes in THESAURUS.items():
-        assert set(classes) <= set(ATTRIBUTES[name])
+    for name, classes in SMALL.thesaurus.items():
+        assert set(classes) <= set(SMALL.attributes[name])
 
 
 def test_a_word_table_is_distilled_from_a_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,10 +152,10 @@ def test_a_word_table_is_distilled_from_a_teacher(monkeypatch: pytest.MonkeyPatc
 
     vocabulary = ["[CLS]", "the", "zeppelins", "##ing", "caf\u00e9", "a", "of"]
     monkeypatch.setattr(words_module, "_load_teacher", lambda: (embed, vocabulary))
-    table = build_word_table(num_words=10_000, width=8)
-    picture = list(dict.fromkeys(PICTURE_WORDS.split()))
+    table = build_word_table(num_words=10_000, width=8, own_words={"zzyzx", "zeppelins"})
+    picture = [*dict.fromkeys(PICTURE_WORDS.split()), "zeppelins", "zzyzx"]
     assert list(table.words[: len(picture)]) == picture
-    assert set(table.words[len(picture) :]) == {"the", "zeppelins", "of"} - set(picture)
+    assert set(table.words[len(picture) :]) == {"the", "of"} - set(picture)
     rms = table.vectors(torch.arange(len(table.words))).square().mean(dim=1).sqrt()
     # Eight-bit rounding moves the length by far less than one part in fifty.
     torch.testing.assert_close(rms, torch.ones_like(rms), atol=0.02, rtol=0)
@@ -173,14 +172,16 @@ def test_a_run_trains_saves_and_reports(tiny_table: WordTable, tmp_path: Path) -
     save_word_table(tiny_table, words)
     assert load_word_table(words).words == tiny_table.words
     options = TextOptions(
-        tmp_path / "out", words, TextTraining(num_captions=40, steps=2), report_captions=20
+        tmp_path / "out", SMALL, words, TextTraining(num_captions=40, steps=2), report_captions=20
     )
     report = train_text(options)
     assert report == json.loads((tmp_path / "out" / "text.json").read_text())
-    assert set(report["held_out_combinations"]) == set(ATTRIBUTES)
+    assert set(report["held_out_combinations"]) == set(SMALL.attributes)
     encoder = load_text_encoder(tmp_path / "out" / "text.safetensors")
+    listing = json.loads((tmp_path / "out" / "vocabulary.json").read_text())
+    assert listing == SMALL.listing()
     assert report["bytes"] == (tmp_path / "out" / "text.safetensors").stat().st_size
-    assert [a.name for a in encoder.config.attributes] == list(ATTRIBUTES)
+    assert [a.name for a in encoder.config.attributes] == list(SMALL.attributes)
 
 
 def test_a_resumed_run_takes_up_the_word_table_of_its_folder(
@@ -188,7 +189,7 @@ def test_a_resumed_run_takes_up_the_word_table_of_its_folder(
 ) -> None:
     save_word_table(tiny_table, tmp_path / "words.safetensors")
     training = TextTraining(num_captions=40, steps=1)
-    train_text(TextOptions(tmp_path, None, training, report_captions=20, is_resumed=True))
+    train_text(TextOptions(tmp_path, SMALL, None, training, report_captions=20, is_resumed=True))
     words = load_word_table(tmp_path / "text.safetensors").words
     assert words == tiny_table.words
 

@@ -61,7 +61,13 @@ class Server:
                 cwd=ROOT,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+                # Recordings go to a folder of the user's: not to that of who runs the tests.
+                env={
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    "OMP_NUM_THREADS": "1",
+                    "HOME": str(log.parent / "home"),
+                },
             )
         self.url = self._wait_for(r"http://127\.0\.0\.1:\d+")
         self.port = int(self.url.rsplit(":", 1)[1])
@@ -164,11 +170,31 @@ class Visitor:
     def look(self) -> list[int]:
         return list(self.ask(LOOK))
 
+    def press(self, *keys: str) -> None:
+        """Press keys of the page: outside the prompt line."""
+        self.ask("document.activeElement.blur()")
+        for key in keys:
+            self.page.keyboard.press(key)
+
     def shoot(self, name: str) -> Path:
         ARTEFACTS.mkdir(exist_ok=True)
         path = ARTEFACTS / f"{name}.png"
         self.page.screenshot(path=str(path))
         return path
+
+    def shoot_both(self, name: str) -> None:
+        """Wide, and as a phone shows it."""
+        for size, suffix in ((NARROW, "-narrow"), (WIDE, "")):
+            self.page.set_viewport_size({"width": size[0], "height": size[1]})
+            self.page.mouse.move(120, 220 if suffix else 221)
+            self.page.wait_for_timeout(60)
+            self.shoot(f"{name}{suffix}")
+
+    def end(self) -> None:
+        """End the stream, if there is one to end."""
+        if self.is_visible("#menu-toggle") and self.ask("!document.getElementById('end').disabled"):
+            self.ask("document.getElementById('end').click()")
+            self.until_phase("ended")
 
 
 def find_browser() -> str:
@@ -242,6 +268,4 @@ def director(server: Server, visit: Callable[..., Visitor]) -> Iterator[Visitor]
     visitor.until_playing()
     yield visitor
     assert visitor.problems == []
-    if visitor.is_visible("#end") and visitor.page.locator("#end").is_enabled():
-        visitor.page.click("#end")
-        visitor.until_phase("ended")
+    visitor.end()

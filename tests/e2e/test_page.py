@@ -40,34 +40,16 @@ def call(method: str, url: str, body: object = None, token: str = "") -> Any:
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_the_first_screen_invites_to_type(server, visit, scheme) -> None:
     visitor = visit(scheme=scheme).open(server.url)
-    assert visitor.text("h1") == "Say what you want to see."
-    assert visitor.page.locator(".example").all_inner_texts() == [
+    assert visitor.text("#hero-title") == "Say what you want to see."
+    assert visitor.page.locator("#examples .example").all_inner_texts() == [
         "red",
         "green and white stripes",
         "a blue evening",
     ]
     assert visitor.ask("document.activeElement.id") == "prompt"
     assert not visitor.is_visible("#controls")
-    visitor.shoot(f"first-{scheme}")
-    visitor.page.set_viewport_size({"width": NARROW[0], "height": NARROW[1]})
-    visitor.shoot(f"first-{scheme}-narrow")
+    visitor.shoot_both(f"first-{scheme}")
     assert visitor.problems == []
-
-
-def test_loading_shows_progress_and_stage(server, visit) -> None:
-    messages = json.loads(EXAMPLES.read_text())["server"]
-    visitor = visit()
-
-    def greet(socket: Any) -> None:
-        socket.on_message(lambda text: None)
-        socket.send(json.dumps({**messages["welcome"], "loading": 0.4}))
-        socket.send(json.dumps({**messages["loading"], "progress": 0.62}))
-
-    visitor.page.route_web_socket("**/ws", greet)
-    visitor.open(server.url, until="loading")
-    visitor.until("document.getElementById('progress').value === 0.62")
-    assert visitor.text("#stage") == "reading weights"
-    visitor.shoot("loading")
 
 
 def test_a_prompt_starts_a_picture_that_moves(director) -> None:
@@ -77,7 +59,6 @@ def test_a_prompt_starts_a_picture_that_moves(director) -> None:
     assert difference(before, director.look()) > 5, "the picture stands still"
     assert director.text("#caption") == STRIPES
     assert 0 < director.ask("streamer.stats().latencyMs") < 5000
-    director.until("document.querySelectorAll('#statistics span').length === 6")
     # The browser shows what the server plays, however fast this machine is.
     director.until("streamer.stats().fpsShown > streamer.stats().server.fps_played / 2")
     director.page.mouse.move(400, 300)
@@ -156,20 +137,30 @@ def test_keys_reach_what_they_name(director) -> None:
     director.page.keyboard.press("ArrowUp")
     assert director.page.locator("#prompt").input_value() == STRIPES
     director.page.locator("#prompt").fill("")
-    director.page.keyboard.press("Escape")
-    director.page.keyboard.press("i")
-    assert not director.is_visible("#statistics")
-    director.page.keyboard.press("i")
-    assert director.is_visible("#statistics")
-    director.page.keyboard.press("n")
-    director.until("streamer.state().notice?.text.startsWith('new seed')")
-    director.page.keyboard.press("/")
-    assert director.ask("document.activeElement.id") == "prompt"
+    director.press("n")
+    seed = director.ask("streamer.state().stream.seed")
+    director.until(f"streamer.state().notice?.text === 'new seed {seed}'")
+    director.press("m")
+    assert director.page.locator("#seed").input_value() == str(seed)
+    director.page.locator("#seed").fill("7")
+    director.page.keyboard.press("Enter")
+    director.until("streamer.state().stream.seed === 7")
     with director.page.expect_download() as download:
         director.page.locator("#script").click()
-    lines = Path(download.value.path()).read_text().splitlines()
-    kinds = [json.loads(line)["type"] for line in lines]
-    assert kinds[:2] == ["spec", "prompt"]
+    lines = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+    assert [line["type"] for line in lines][:2] == ["spec", "prompt"]
+    director.page.keyboard.press("Escape")
+    assert not director.is_visible("#menu")
+    for key, panel in (("?", "#keys"), ("l", "#share"), ("w", "#people")):
+        director.press(key)
+        assert director.is_visible(panel), panel
+        director.shoot(f"panel-{panel[1:]}")
+        director.page.keyboard.press("Escape")
+        assert not director.is_visible(panel), panel
+    director.page.keyboard.press("/")
+    director.page.keyboard.press("/")
+    assert director.ask("document.activeElement.id") == "prompt"
+    assert director.page.locator("#prompt").input_value() == ""
 
 
 def test_a_link_lets_others_watch_but_not_steer(director, visit) -> None:
@@ -192,7 +183,7 @@ def test_every_window_shows_picture_prompt_and_controls(director) -> None:
         page.wait_for_timeout(150)
         if (width, height) == NARROW:
             director.shoot("playing-narrow")
-        for selector in ("#prompt", "#send", "#pause", "#fullscreen", "#caption"):
+        for selector in ("#prompt", "#send", "#pause", "#menu-toggle", "#caption", "#ribbon"):
             box = page.locator(selector).bounding_box()
             assert box is not None, (width, selector)
             assert min(box["x"], box["y"]) >= 0, (width, selector, box)
@@ -201,25 +192,22 @@ def test_every_window_shows_picture_prompt_and_controls(director) -> None:
         assert director.ask("document.documentElement.scrollWidth") <= width
 
 
-def test_a_busy_server_says_so_and_takes_the_prompt_later(server, visit) -> None:
+def test_who_waits_in_line_is_served_when_a_place_is_free(server, visit) -> None:
     made: list[dict[str, Any]] = []
     try:
         for _ in range(2):
             made.append(call("POST", f"{server.url}/api/streams", {"prompt": "red"}))
         visitor = visit().open(server.url)
         visitor.type_prompt("a blue evening")
-        visitor.until_phase("busy")
-        assert visitor.text("h1") == "All places are taken."
-        visitor.shoot("busy")
+        visitor.until_phase("queued")
+        assert visitor.text("#hero-title") == "All places are taken; you are next."
     finally:
         for stream in made:
             call("DELETE", f"{server.url}/api/streams/{stream['id']}", token=stream["token"])
-    visitor.page.locator("#action").click()
     visitor.until_playing()
     assert visitor.text("#caption") == "a blue evening"
-    visitor.page.locator("#end").click()
-    visitor.until_phase("ended")
-    visitor.shoot("ended")
+    visitor.end()
+    visitor.shoot_both("ended")
     visitor.page.locator("#action").click()
     visitor.until_phase("ready")
     assert visitor.page.url == f"{server.url}/"
@@ -260,8 +248,7 @@ def test_a_broken_connection_is_told_and_mended(server, visit) -> None:
     visitor.until_playing()
     assert visitor.ask("streamer.state().stream.id") == stream
     assert len(sockets) == 2
-    visitor.page.locator("#end").click()
-    visitor.until_phase("ended")
+    visitor.end()
 
 
 def test_a_server_that_comes_back_without_the_stream_leads_to_the_first_screen(
@@ -273,7 +260,7 @@ def test_a_server_that_comes_back_without_the_stream_leads_to_the_first_screen(
     visitor.until_playing()
     first.kill()
     visitor.until_phase("lost")
-    assert visitor.text("h1") == "The connection was lost."
+    assert visitor.text("#hero-title") == "The connection was lost."
     visitor.until("streamer.state().retryMs !== null")
     visitor.shoot("lost")
     start_server(first.port)

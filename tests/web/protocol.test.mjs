@@ -12,8 +12,8 @@ const examples = JSON.parse(
 
 /** The page's own builder for each message, fed with the example's values. */
 const BUILDERS = {
-  hello: (m) => protocol.hello(m.stream, m.token),
-  start: (m) => protocol.start(m.prompt, m.seed),
+  hello: (m) => protocol.hello(m.stream, m.token, m.name),
+  start: (m) => protocol.start(m.prompt, m.seed, m.wait),
   offer: (m) => protocol.offer(m.sdp),
   set_prompt: (m) => protocol.setPrompt(m.prompt),
   set_seed: (m) => protocol.setSeed(m.seed),
@@ -21,7 +21,12 @@ const BUILDERS = {
   resume: () => protocol.resume(),
   stop: () => protocol.stop(),
   ping: (m) => protocol.ping(m.id),
-  shown: (m) => protocol.shown(m.prompt_id, m.latency_ms),
+  shown: (m) => protocol.shown(m.prompt_id, m.latency_ms, m.jitter_buffer_ms),
+  hand_over: (m) => protocol.handOver(m.to),
+  open_suggestions: (m) => protocol.openSuggestions(m.is_open),
+  suggest: (m) => protocol.suggest(m.prompt),
+  pick: (m) => protocol.pick(m.suggestion_id),
+  dismiss: (m) => protocol.dismiss(m.suggestion_id),
 };
 
 test("the page can build every message that a client may send", () => {

@@ -6,15 +6,11 @@ import { test } from "node:test";
 
 import { backoffMs } from "../../web/connection.js";
 import { PromptHistory } from "../../web/history.js";
-import {
-  initialState,
-  isDirector,
-  isPictureDue,
-  phaseOf,
-  reduce,
-  rtpReached,
-} from "../../web/state.js";
-import { sentence, statisticsWords, wordsFor } from "../../web/words.js";
+import { rtpReached } from "../../web/measure.js";
+import { isDirector, isPictureDue, maySuggest, phaseOf } from "../../web/phase.js";
+import { frameAt } from "../../web/ribbon.js";
+import { initialState, reduce } from "../../web/state.js";
+import { factsWords, sentence, timeLeftWords, watchingWords, wordsFor } from "../../web/words.js";
 
 const { server } = JSON.parse(
   await readFile(new URL("../data/protocol.json", import.meta.url), "utf8"),
@@ -32,7 +28,8 @@ const prompted = (id, nowMs = 0, text = "a hill") => ({
   prompt: { id, text, transition: null },
   nowMs,
 });
-const painted = (rtpTimestamp, nowMs = 0) => ({ type: "painted", rtpTimestamp, nowMs });
+const painted = (rtpTimestamp, nowMs = 0) => ({ type: "painted", rtpTimestamp, pts: null, nowMs });
+const paintedAt = (pts, nowMs) => ({ type: "painted", rtpTimestamp: null, pts, nowMs });
 const after = (...events) => events.reduce(reduce, initialState());
 
 const WELCOME = received("welcome");
@@ -282,17 +279,103 @@ test("every phase has its words", () => {
   assert.equal(sentence("  "), "");
 });
 
-test("the line of statistics says what the page and the server measured", () => {
-  const state = after(...PLAYING, received("statistics"));
-  assert.deepEqual(statisticsWords(state, { fpsShown: 15.5, roundTripMs: 2.6 }), [
-    "15.5 fps shown",
-    "31.5 fps generated",
-    "0.62 s queued",
-    "3 ms round trip",
-    "0 dropped",
-    "640 kbit/s",
-  ]);
-  assert.deepEqual(statisticsWords(initialState(), { fpsShown: 0, roundTripMs: null }), []);
+test("the facts say what is shown and how it comes", () => {
+  const state = after(...PLAYING, received("answer"), received("statistics"));
+  const facts = factsWords(state, "webrtc");
+  assert.deepEqual(facts.slice(0, 3), ["256x160 at 16 fps", "H264 over WebRTC", "seed 7"]);
+  assert.ok(factsWords(state, "websocket").includes("H.264 over WebSocket"));
+  const measure = { measure: "rate", measure_reason: "blocks take 1.4 times their length" };
+  const slow = reduce(state, received("statistics", measure));
+  assert.ok(factsWords(slow, "webrtc").includes("rate: blocks take 1.4 times their length"));
+  assert.deepEqual(factsWords(initialState(), "webrtc"), []);
+});
+
+test("over WebSocket the first frame of a prompt is known by its media time", () => {
+  const { pts } = server.prompt_applied;
+  let state = after(...PLAYING, prompted("p2", 0), received("prompt_applied", {}, 100));
+  assert.equal(reduce(state, paintedAt(pts - 5625, 300)), state, "the frame before it");
+  state = reduce(state, paintedAt(pts - 1, 400));
+  assert.equal(state.measured?.latencyMs, 400, "a browser may round a media time");
+});
+
+test("a line for a place says how many are before, and ends with the stream", () => {
+  const queued = after(WELCOME, prompted("p1"), received("queued", { position: 3, length: 4 }));
+  assert.equal(phaseOf(queued), "queued");
+  assert.equal(wordsFor(queued, 0).title, "All places are taken; 2 are before you.");
+  assert.equal(wordsFor(queued, 0).action, "unqueue");
+  const next = reduce(queued, received("queued", { position: 1, length: 4 }));
+  assert.equal(wordsFor(next, 0).title, "All places are taken; you are next.");
+  assert.equal(phaseOf(reduce(next, received("stream", { state: "starting" }))), "starting");
+  assert.equal(phaseOf(reduce(queued, { type: "left" })), "ready");
+  assert.equal(phaseOf(reduce(queued, error("busy", "start"))), "busy");
+});
+
+test("the time left to load is guessed from how far it came", () => {
+  const at = (progress, nowMs) => received("loading", { progress }, nowMs);
+  const loading = after(received("welcome", { loading: 0.1 }), at(0.1, 1000), at(0.3, 5000));
+  assert.equal(timeLeftWords(loading, 5000), "about 14 s left");
+  assert.equal(timeLeftWords(loading, 18_500), "a moment left");
+  assert.equal(timeLeftWords(reduce(loading, at(1, 6000)), 6000), "");
+  const early = after(received("welcome", { loading: 0 }), at(0, 0), at(0.5, 200));
+  assert.equal(timeLeftWords(early, 200), "", "a fifth of a second tells nothing");
+  const slow = after(received("welcome", { loading: 0 }), at(0, 0), at(0.1, 60_000));
+  assert.equal(timeLeftWords(slow, 60_000), "about 9 min left");
+});
+
+test("a viewer may suggest while the director takes suggestions", () => {
+  const watching = after(WELCOME, received("stream", { token: null }));
+  assert.ok(!maySuggest(watching));
+  assert.match(watchingWords(watching), /takes no suggestions/);
+  const asked = reduce(watching, received("audience", { suggestions_open: true }));
+  assert.ok(maySuggest(asked));
+  assert.equal(watchingWords(asked), "");
+  const waiting = reduce(asked, received("suggestions"));
+  assert.deepEqual(waiting.suggestions, server.suggestions.suggestions);
+  const closed = reduce(waiting, received("audience", { suggestions_open: false }));
+  assert.deepEqual(closed.suggestions, []);
+});
+
+test("the direction comes and goes", () => {
+  const watching = after(WELCOME, received("stream", { token: null }));
+  const directing = reduce(watching, received("direction"));
+  assert.ok(isDirector(directing));
+  assert.equal(directing.notice?.text, "you direct now");
+  assert.ok(!isDirector(reduce(directing, received("direction", { token: null }))));
+});
+
+test("a recording is one entry, however often it is told", () => {
+  const state = after(
+    ...PLAYING,
+    received("recording", { state: "recording", seconds: 1 }),
+    received("recording", { id: "r-2" }),
+    received("recording", { seconds: 12.5 }),
+  );
+  assert.deepEqual(
+    state.recordings.map(({ id, state: is, seconds }) => [id, is, seconds]),
+    [
+      ["r-1", "finished", 12.5],
+      ["r-2", "finished", 12.5],
+    ],
+  );
+  const other = reduce(state, received("stream", { id: "s-other" }));
+  assert.deepEqual(other.recordings, [], "they belong to one stream");
+});
+
+test("the time of the stream stands still while it is paused", () => {
+  const state = after(
+    ...PLAYING,
+    received("prompt_applied", { frame: 32 }, 1000),
+    received("status", { state: "paused" }, 2000),
+  );
+  assert.equal(frameAt(state.ribbon, 9000), frameAt(state.ribbon, 2000));
+  const playing = reduce(state, received("status", { state: "playing" }, 10_000));
+  assert.equal(frameAt(playing.ribbon, 11_000) - frameAt(state.ribbon, 2000), 16);
+});
+
+test("slower than real time says why, where the server knows", () => {
+  const measure = { playback_rate: 0.7, measure: "rate", measure_reason: "blocks take too long" };
+  const slow = after(...PLAYING, received("statistics", measure));
+  assert.equal(wordsFor(slow, 0).hint, "blocks take too long");
 });
 
 test("the waiting time between attempts doubles, is spread, and ends at ten seconds", () => {
@@ -330,5 +413,14 @@ test("an address that names no stream is the first screen", async () => {
   const { rememberedStream } = await import("../../web/identity.js");
   assert.deepEqual(rememberedStream(), { stream: null, token: null });
   Object.assign(globalThis, { location: { hash: "#s-1" } });
+  Object.assign(globalThis, { localStorage: { getItem: () => null } });
   assert.deepEqual(rememberedStream(), { stream: "s-1", token: null });
+});
+
+test("a link that carries the token directs, and is made of it", async () => {
+  const { rememberedStream, shareLink } = await import("../../web/identity.js");
+  Object.assign(globalThis, { location: new URL("http://here:1/room/?video=webrtc#s-1/t-0_k") });
+  assert.deepEqual(rememberedStream(), { stream: "s-1", token: "t-0_k" });
+  assert.equal(shareLink("s-1", "t-0_k", false), "http://here:1/room/#s-1/t-0_k");
+  assert.equal(shareLink("s-1", null, true), "http://here:1/room/?clean=1#s-1");
 });

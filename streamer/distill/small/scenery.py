@@ -294,21 +294,3 @@ def paint_scenery(height: int, device: torch.device) -> Scenery:
     )
     single = [_table(strip.pixels[3:]).to(device) for strip in (windows, clouds, stars)]
     return Scenery(layers, single[0], single[1], single[2], clouds.columns)
-
-
-def cut(
-    table: Tensor, first_row: Tensor | None, left_px: Tensor, width: int, columns: int
-) -> Tensor:
-    """Cut a picture's width out of strips, between pixels by linear interpolation.
-
-    table: [strips * columns, R].  first_row: [N] index of each frame's strip, or None for the
-    first.  left_px: [N] camera positions in pixels, wrapped around.  Result: [N, width, R].
-    """
-    whole = torch.floor(left_px)
-    part = (left_px - whole)[:, None, None]
-    steps = torch.arange(width + 1, device=table.device)
-    index = torch.remainder(whole.long()[:, None] + steps, columns)
-    if first_row is not None:
-        index = index + (first_row * columns)[:, None]
-    picture = table.index_select(0, index.flatten()).view(len(left_px), width + 1, -1)
-    return torch.lerp(picture[:, :-1], picture[:, 1:], part)

@@ -1,4 +1,4 @@
-"""What falls from the sky: rain and snow as tiles that repeat in both directions.
+"""What falls from the sky in every edition: rain and snow as tiles that repeat in both directions.
 
 Tiles lie column by column like scenery's strips.  Lengths are in picture heights.
 """
@@ -11,7 +11,7 @@ import random
 import torch
 from torch import Tensor
 
-from streamer.distill.scenery import cut
+from streamer.distill.strips import cut
 
 TILE_COLUMNS = 2.0  # the width of a tile, in picture heights
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from streamer.distill.atlas import CAST, load_atlas
+from streamer.distill.atlas import CAST, SMALL_PLAN, load_atlas
 
 SUBJECTS: tuple[str, ...] = (*(member.name for member in CAST), "none")
 MOTIONS: tuple[str, ...] = (
@@ -54,7 +54,7 @@ class Stage:
     """The cast as tables on a device, at one picture height.  Immutable; owned by a Renderer."""
 
     def __init__(self, device: torch.device, height: int) -> None:
-        atlas = load_atlas()
+        atlas = load_atlas(SMALL_PLAN)
         cell = max(8, round(0.46 * height))
         sprites = functional.interpolate(
             atlas.sprites, size=(cell, cell), mode="bilinear", antialias=True, align_corners=False
@@ -70,22 +70,22 @@ class Stage:
         """Where each subject is.
 
         subject, motion: [N] class numbers.  t: [N] seconds.  fate: [N, 4], numbers in 0..1 that
-        stay the same for a clip (place, phase, speed, heading).  aspect: width over height.
-        At t = 0 every motion begins near the middle, upright: a first picture that its text nearly
+        stay the same for a clip (phase and speed are used).  aspect: width over height.
+        At t = 0 every motion begins in the middle, upright: a first picture that its text nearly
         settles can be drawn sharp in a few steps; what is open afterwards, the past settles.
         """
         phase, pace = fate[:, 1] * 2 * math.pi, 0.85 + 0.3 * fate[:, 2]
         size = self.size[subject]
         standing = GROUND_Y - size * self.half_height[subject]
-        place = aspect * (0.45 + 0.10 * fate[:, 0])
         still = torch.zeros_like(t)
+        place = still + aspect / 2
         span = aspect + 1.1 * size
         forth = torch.remainder(0.34 * pace * t + place + 0.55 * size, span) - 0.55 * size
         aloft = torch.where(self.flies[subject], 0.44, standing)
         bob = aloft + 0.012 * torch.sin(4.0 * t + phase)
         hop = torch.sin(2.8 * pace * t).abs()
         wheel = 1.7 * pace * t + math.pi / 2
-        resting = torch.where(fate[:, 3] < 0.8, 1.0, -1.0) * self.facing[subject]
+        resting = torch.where(self.facing[subject] < 0, -1.0, 1.0)
         poses = (
             (place, standing, still, resting),
             (aspect - forth, bob, still, still - 1.0),

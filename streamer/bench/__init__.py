@@ -1,0 +1,1 @@
+"""How fast a stream is made on this machine, and whether that is good."""

@@ -1,0 +1,125 @@
+"""CanvasStage: teaches a TextCanvas the mean first picture of each text, by plain regression.
+
+It comes before `student`: minutes of one core, after which a first step from pure noise knows where
+things stand.  What is learned here stays as it is afterwards (StudentStage freezes it): a flow's
+gradient is far noisier than this one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from streamer.distill.blueprint import new_transformer
+from streamer.distill.optimizer import Muon, build_optimizer
+from streamer.distill.shards import LatentClips
+from streamer.errors import ConfigError
+from streamer.models.canvas import TextCanvas
+from streamer.models.checkpoint import load_weights
+from streamer.models.transformer import CausalWanTransformer, TransformerConfig
+
+CANVAS_FILE = "canvas.safetensors"
+
+
+@dataclass(frozen=True)
+class CanvasStageConfig:
+    """What a step is made of.
+
+    beginnings: first blocks per step.  caption_dropout: share of them that are told nothing.
+    lr: AdamW's.  More steps than about a pass and a half over 25,000 beginnings only learn them by
+    heart; the held-out loss tells.
+    """
+
+    beginnings: int = 384
+    caption_dropout: float = 0.05
+    lr: float = 1e-3
+
+
+class CanvasStage:
+    """The canvas of one size of transformer, and first blocks of clips.
+
+    nothing: [K, E], the encoding of an empty text.
+    Raises ConfigError for a transformer that has no canvas.
+    """
+
+    def __init__(
+        self,
+        sizes: TransformerConfig,
+        beginnings: LatentClips,
+        held_out: LatentClips,
+        nothing: Tensor,
+        config: CanvasStageConfig | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        if not sizes.text_canvas:
+            raise ConfigError("the model has no text_canvas; there is nothing to teach it")
+        self.config = config or CanvasStageConfig()
+        self.device = torch.device(device)
+        self._network = new_transformer(sizes, seed).to(self.device)
+        self._nothing = nothing.cpu()
+        self._text = beginnings.text[:, 0]
+        self._patches = self._mean_patches(beginnings)
+        self._held_out = held_out.text[:, 0].float(), self._mean_patches(held_out).float()
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The part of the canvas that is trained here."""
+        return {"picture": self._network.text_canvas.picture}
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The same."""
+        return ("picture",)
+
+    def build_optimizer(self) -> Muon:
+        """AdamW for all of it: the last map is a table of pictures."""
+        return build_optimizer(self.modules.values(), muon_lr=0, adam_lr=self.config.lr)
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Squared distance of the mean pictures from pictures of their texts."""
+        count = self.config.beginnings
+        rows = torch.randint(len(self._text), (count,), generator=generator)
+        is_told = torch.rand(count, 1, 1, generator=generator) >= self.config.caption_dropout
+        text = torch.where(is_told, self._text[rows].float(), self._nothing.float())
+        wanted = self._patches[rows].float()
+        return self._canvas.loss(text.to(self.device), wanted.to(self.device)), {}
+
+    @torch.no_grad()
+    def sample_sheet(self, path: Path) -> dict[str, float]:
+        """The loss on combinations that training never saw.  Draws nothing."""
+        text, patches = self._held_out
+        loss = self._canvas.loss(text.to(self.device), patches.to(self.device))
+        return {"held_out_loss": loss.item()}
+
+    @torch.no_grad()
+    def export(self, directory: Path) -> None:
+        """Write the pictures for `load_canvas`, float16."""
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = self._canvas.picture.state_dict()
+        save_file({name: t.half().contiguous() for name, t in tensors.items()},
+                  directory / CANVAS_FILE)  # fmt: skip
+
+    @property
+    def _canvas(self) -> TextCanvas:
+        return self._network.text_canvas
+
+    def _mean_patches(self, clips: LatentClips) -> Tensor:
+        """What the first blocks look like on average over their frames, [N, tokens, inside]."""
+        means = (part.float().mean(1, keepdim=True) for part in torch.split(clips.latents, 256))
+        return torch.cat([self._network.cut(mean).half() for mean in means])
+
+
+def load_canvas(network: CausalWanTransformer, folder: Path) -> None:
+    """Put the pictures of an export into a transformer.
+
+    Raises ConfigError for a transformer without a canvas, WeightsError for a file of other sizes.
+    """
+    if not network.config.text_canvas:
+        raise ConfigError(f"{folder}: the model has no text_canvas to put it into")
+    load_weights(network.text_canvas.picture, [folder / CANVAS_FILE])

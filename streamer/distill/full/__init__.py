@@ -1,0 +1,1 @@
+"""The full edition: many places, a large cast, companions, cameras."""

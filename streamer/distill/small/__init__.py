@@ -1,0 +1,1 @@
+"""The small edition: the world of the first shipped weights."""

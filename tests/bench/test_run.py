@@ -1,0 +1,188 @@
+"""Benchmarks run through a real worker, briefly, and through a fake one in virtual time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from streamer.bench import run
+from streamer.bench.settings import Settings
+from streamer.cli import main
+from streamer.config import Config, load_config
+from streamer.engine.figures import ModelFigures
+from streamer.errors import ConfigError
+from streamer.stream import BlockTimings, Event, FrameBlock, StreamSpec
+from tests.engine.tiny_model import make_tiny_config
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.json"
+    path.write_text(make_tiny_config(tmp_path).model_dump_json())
+    return path
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
+
+
+def test_a_real_model_is_measured_by_stages(tiny: Path):
+    ended = invoke("--config", tiny, "--steps", "1", "--blocks", "6", "--json")
+    assert ended.exit_code == 0, ended.output
+    made = json.loads(ended.stdout)
+    assert (made["blocks"], made["fill_blocks"], made["frames_per_block"]) == (6, 3, 12)
+    assert made["setting"] == "steps=1"
+    stages = made["stages"]
+    assert len(stages["steps_ms"]) == 1
+    assert all(stages[name] > 0 for name in ("clean_pass_ms", "decode_ms", "encode_ms", "text_ms"))
+    assert made["steady_fps"] == pytest.approx(12_000 / made["block_ms_p50"], rel=0.05)
+    assert made["block_ms_p50"] <= made["block_ms_p90"] <= made["block_ms_p99"]
+    assert 0 < made["matrix_share"] < 1
+    assert made["matrix_tflops"] > 0
+    assert made["verdict"].endswith(".")
+
+
+def test_two_settings_by_turns_give_a_ratio(tiny: Path):
+    ended = invoke("--config", tiny, "--compare", "", "steps=1,eight_bit=int8", "--blocks", "5",
+                   "--random-weights", "--json")  # fmt: skip
+    assert ended.exit_code == 0, ended.output
+    made = json.loads(ended.stdout)
+    first, second = made["first"], made["second"]
+    assert (first["setting"], second["setting"]) == (
+        "random_weights=True",
+        "steps=1,eight_bit=int8,random_weights=True",
+    )
+    assert made["ratio"] == pytest.approx(second["steady_fps"] / first["steady_fps"], abs=1e-3)
+    assert first["psnr_db"] is None
+
+
+def test_a_real_long_stream_is_compared_with_its_beginning():
+    ended = invoke("--config", "pattern", "--flat", "--blocks", "40", "--json")
+    assert ended.exit_code == 0, ended.output
+    made = json.loads(ended.stdout)
+    assert made["blocks"] == 40
+    assert made["early_ms"] > 0
+    assert 10 < made["early_mb"] <= made["late_mb"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config", "pattern", "--window", "90", "--blocks", "5"], "at least 32 are needed"),
+        (["--config", "pattern", "--flat", "--compare", "a", "b"], "ask one at a time"),
+        (["--config", "pattern", "--compare", "fps=3", ""], "'fps=3' cannot be read"),
+    ],
+)
+def test_impossible_wishes_are_one_sentence(arguments: list[str], says: str):
+    ended = invoke(*arguments)
+    assert ended.exit_code == 2
+    assert says in ended.output
+
+
+class Clock:
+    """Time that passes only when a block is made."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class FakeEngine:
+    """Blocks that cost what `costs_s` says, the last cost from then on."""
+
+    is_ready = True
+
+    def __init__(self, clock: Clock, costs_s: Sequence[float], peaks: Sequence[int]) -> None:
+        self.clock, self.costs, self.peaks = clock, list(costs_s), list(peaks)
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def open(self, spec: StreamSpec) -> FakeStream:
+        return FakeStream(self)
+
+    async def measure(self) -> ModelFigures:
+        peak = self.peaks.pop(0) if len(self.peaks) > 1 else self.peaks[0]
+        return ModelFigures(
+            "fake", pass_flops=1e9, num_passes=1, matrix_flops_per_s=1e10, peak_bytes=peak
+        )
+
+
+class FakeStream:
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine, self.made = engine, 0
+
+    async def next_block(self, events: Sequence[Event]) -> FrameBlock:
+        cost = self.engine.costs[min(self.made, len(self.engine.costs) - 1)]
+        self.engine.clock.now += cost
+        self.made += 1
+        timings = BlockTimings(3.0, 800.0 * cost, 100.0 * cost, 950.0 * cost, (800.0 * cost,), 1.0)
+        frames, latents = np.zeros((12, 64, 64, 3), np.uint8), np.zeros((3, 1, 1, 1), np.float32)
+        return FrameBlock(self.made - 1, 0, frames, latents, "p", timings)
+
+    async def close(self) -> None: ...
+
+
+def use(
+    monkeypatch: pytest.MonkeyPatch, costs_s: Sequence[float], peaks: Sequence[int] = (10**9,)
+) -> Config:
+    clock = Clock()
+    monkeypatch.setattr(run, "time", clock)
+    monkeypatch.setattr(run, "Engine", lambda config: FakeEngine(clock, costs_s, peaks))
+    config = load_config("pattern")
+    section = config.stream.model_copy(update={"window": 9, "sink": 0, "width": 64, "height": 64})
+    return config.model_copy(update={"stream": section})
+
+
+async def test_clip_average_and_steady_state_are_told_apart(monkeypatch: pytest.MonkeyPatch):
+    config = use(monkeypatch, [0.1, 0.2, 0.3, 0.5])
+    made = await run.bench(config, Settings(), 12)
+    assert made.steady_fps == pytest.approx(12 / 0.5)
+    assert made.clip_fps == pytest.approx(12 * 7 / (0.1 + 0.2 + 0.3 + 4 * 0.5), abs=0.01)
+    assert made.realtime == pytest.approx(12 / 0.5 / 16)
+    assert made.first_frame_ms == pytest.approx(100.0)
+    assert made.stages.hand_over_ms == pytest.approx(25.0)
+    assert made.matrix_share == pytest.approx(1e9 / 0.4 / 1e10)
+
+
+async def test_a_comparison_is_of_rates(monkeypatch: pytest.MonkeyPatch):
+    config = use(monkeypatch, [0.1, 0.1, 0.1, 0.5])
+    made = await run.compare(config, (Settings(), Settings(window=6)), 8)
+    assert (made.first.window, made.second.window) == (9, 6)
+    assert made.ratio == 1.0
+
+
+@pytest.mark.parametrize(
+    ("costs_s", "peaks", "is_flat"),
+    [
+        ([0.1] * 3 + [0.5], (10**9, 10**9), True),
+        ([0.1] * 3 + [0.5] * 60 + [0.55] * 60, (10**9, 10**9), False),
+        ([0.1] * 3 + [0.5], (10**9, 2 * 10**9), False),
+    ],
+)
+async def test_what_grows_is_found(
+    monkeypatch: pytest.MonkeyPatch, costs_s: list[float], peaks: tuple[int, int], is_flat: bool
+):
+    config = use(monkeypatch, costs_s, peaks)
+    made = await run.flat(config, Settings(), 100)
+    assert made.is_flat is is_flat
+    assert made.blocks == 100
+
+
+async def test_too_few_blocks_are_refused_before_anything_is_loaded():
+    config = load_config("storybook")
+    with pytest.raises(ConfigError, match="at least 5 are needed, since the window is full after"):
+        await run.bench(config, Settings(), 4)
+
+
+def test_encoding_is_timed_on_real_pictures():
+    frames = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
+    assert 0 < run.encode_ms(frames, 16) < 5000

@@ -1,0 +1,94 @@
+"""The canvas learns the mean picture of each text, and a transformer takes it over."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamer.distill.canvas_stage import CanvasStage, CanvasStageConfig, load_canvas
+from streamer.distill.shards import LatentClips
+from streamer.distill.trainer import Trainer, TrainerConfig
+from streamer.errors import ConfigError
+from streamer.models.context import FullContext
+from streamer.models.transformer import CausalWanTransformer, TransformerConfig
+
+SIZES = TransformerConfig(
+    width=16,
+    num_heads=2,
+    ffn_width=32,
+    num_layers=1,
+    in_channels=2,
+    out_channels=2,
+    text_width=6,
+    text_length=3,
+    freq_width=16,
+    learned_grid=(2, 3),
+    text_canvas=24,
+)
+TEXTS = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1))
+MEANS = torch.randn(2, 2, 4, 6, generator=torch.Generator().manual_seed(2))
+
+
+def beginnings(count: int = 256) -> LatentClips:
+    """Two texts, each with its mean picture under noise."""
+    which = torch.arange(count) % 2
+    noise = torch.randn(count, 3, 2, 4, 6, generator=torch.Generator().manual_seed(3))
+    latents = MEANS[which][:, None] + 0.3 * noise
+    text = TEXTS[which][:, None].expand(-1, 2, -1, -1)
+    zeros = torch.zeros(count, dtype=torch.long)
+    return LatentClips(latents.half(), text.half(), zeros, zeros == 0)
+
+
+def new_stage() -> CanvasStage:
+    clips = beginnings()
+    config = CanvasStageConfig(beginnings=64, caption_dropout=0.2, lr=0.01)
+    return CanvasStage(SIZES, clips, clips, torch.zeros(3, 6), config)
+
+
+def test_it_learns_the_mean_picture_of_each_text_and_of_none(tmp_path: Path):
+    stage = new_stage()
+    config = TrainerConfig(out=tmp_path, max_steps=250, warmup_steps=5, ema_decay=0.9)
+    trainer = Trainer(stage, config)
+    trainer.train()
+    assert stage.sample_sheet(tmp_path / "none.png")["held_out_loss"] < 0.1
+    network = CausalWanTransformer(SIZES)
+    network.initialise()
+    load_canvas(network, tmp_path / "export")
+    wanted = network.cut(MEANS[:, None])
+    with torch.no_grad():
+        learned = network.text_canvas.patches(TEXTS)
+        nothing = network.text_canvas.patches(torch.zeros(1, 3, 6))
+    assert (learned - wanted).abs().mean() < 0.15
+    assert (nothing - wanted.mean(0)).abs().mean() < 0.15
+
+
+def test_a_new_canvas_has_no_effect_and_a_trained_one_tells_texts_apart():
+    torch.manual_seed(0)
+    network = CausalWanTransformer(SIZES)
+    network.initialise()
+    torch.nn.init.normal_(network.head.head.weight)
+    plain = CausalWanTransformer(replace(SIZES, text_canvas=0))
+    plain.load_state_dict(
+        {k: v for k, v in network.state_dict().items() if not k.startswith("text_canvas.")}
+    )
+    latents, time = torch.randn(1, 2, 2, 4, 6), torch.full((1,), 900.0)
+    with torch.no_grad():
+        text = network.encode_text(TEXTS[:1])
+        assert text.canvas is not None
+        before = network(latents, time, text, FullContext())
+        expected = plain(latents, time, plain.encode_text(TEXTS[:1]), FullContext())
+        torch.testing.assert_close(before, expected)
+        torch.nn.init.normal_(network.text_canvas.tokens.weight)
+        text.copy_(network.encode_text(TEXTS[:1]))
+        assert not torch.allclose(network(latents, time, text, FullContext()), before)
+
+
+def test_a_model_without_a_canvas_is_refused(tmp_path: Path):
+    sizes = replace(SIZES, text_canvas=0)
+    with pytest.raises(ConfigError, match="no text_canvas"):
+        CanvasStage(sizes, beginnings(), beginnings(), torch.zeros(3, 6))
+    with pytest.raises(ConfigError, match="no text_canvas"):
+        load_canvas(CausalWanTransformer(sizes), tmp_path)
+    with pytest.raises(ValueError, match="learned_grid"):
+        replace(SIZES, learned_grid=None)
