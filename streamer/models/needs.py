@@ -86,7 +86,13 @@ def transformer_parameters(section: TransformerSection) -> int:
     block = 2 * attention + 2 * width + feed_forward + 6 * width
     patch = 4 * section.latent_channels
     grid = section.learned_grid
-    pooled = section.text_length * section.text_width * width + width * width + 2 * width
+    whole_text = section.text_length * section.text_width
+    pooled = whole_text * width + width * width + 2 * width
+    canvas = 0
+    if grid and (hidden := section.text_canvas):
+        picture = grid[0] * grid[1] * patch
+        canvas = whole_text * hidden + hidden * hidden + 2 * hidden
+        canvas += hidden * picture + picture + patch * width + width
     return (
         section.num_layers * block
         + width * patch
@@ -106,6 +112,7 @@ def transformer_parameters(section: TransformerSection) -> int:
         + 2 * width
         + (grid[0] * grid[1] * width if grid else 0)
         + (pooled if section.pooled_text else 0)
+        + canvas
     )
 
 

@@ -96,6 +96,8 @@ def _wanted(found: Recognised, entries: Mapping[str, Entry]) -> dict[str, tuple[
         return {name: entry.shape for name, entry in entries.items()}
     sizes = found.sizes
     grid, pooling = entries.get("grid_embedding"), entries.get("text_pooling.0.weight")
+    canvas = entries.get("text_canvas.picture.0.weight")
+    whole_text = pooling or canvas  # both read all slots of a text at once
     with torch.device("meta"):
         model = CausalWanTransformer(
             TransformerConfig(
@@ -106,10 +108,13 @@ def _wanted(found: Recognised, entries: Mapping[str, Entry]) -> dict[str, tuple[
                 in_channels=sizes["latent_channels"],
                 out_channels=sizes["latent_channels"],
                 text_width=sizes["text_width"],
-                text_length=pooling.shape[1] // sizes["text_width"] if pooling else TEXT_LENGTH,
+                text_length=(
+                    whole_text.shape[1] // sizes["text_width"] if whole_text else TEXT_LENGTH
+                ),
                 freq_width=sizes["freq_width"],
                 learned_grid=None if grid is None else (grid.shape[0], grid.shape[1]),
                 pooled_text=pooling is not None,
+                text_canvas=0 if canvas is None else canvas.shape[0],
             )
         )
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
