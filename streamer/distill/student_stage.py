@@ -21,9 +21,8 @@ needs no second pass; what goes on still learns from the data, which keeps long 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from streamer.config import load_config
+from streamer.distill.blueprint import TRANSFORMER_FILE, new_transformer, write_transformer
 from streamer.distill.canvas_stage import load_canvas
 from streamer.distill.checkpoints import find_checkpoints
 from streamer.distill.losses import flow_matching_loss, guided_flow
@@ -40,7 +40,7 @@ from streamer.distill.shards import LatentClips, read_clips
 from streamer.distill.trainer import Trainer, TrainerConfig
 from streamer.errors import ConfigError
 from streamer.models.cache import RingLayout
-from streamer.models.checkpoint import load_weights, save_weights
+from streamer.models.checkpoint import load_weights
 from streamer.models.context import BlockCausalContext, RollingContext, UnrolledContext
 from streamer.models.sampler import (
     DenoisingSteps,
@@ -53,8 +53,6 @@ from streamer.models.sampler import (
 from streamer.models.text import TextEncoder, load_text_encoder
 from streamer.models.tiny_vae import TinyVAE, load_vae
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
-
-TRANSFORMER_FILE = "transformer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -105,10 +103,7 @@ class StudentStage:
         self.config = config or StudentStageConfig()
         self.layout, self.steps = layout, steps
         self.device = torch.device(device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.student = CausalWanTransformer(transformer)
-            self.student.initialise()
+        self.student = new_transformer(transformer, seed)
         if transformer.text_canvas:  # learned before by regression; a flow's gradient only blurs it
             self.student.text_canvas.picture.requires_grad_(False)
         self.student.to(self.device)
@@ -172,12 +167,7 @@ class StudentStage:
     @torch.no_grad()
     def export(self, directory: Path) -> None:
         """Write the transformer as it serves, float16."""
-        directory.mkdir(parents=True, exist_ok=True)
-        save_weights(
-            self.student.state_dict(),
-            directory / TRANSFORMER_FILE,
-            metadata={"config": json.dumps(asdict(self.student.config))},
-        )
+        write_transformer(self.student, directory)
 
     def _flow_loss(
         self, clips: LatentClips, generator: torch.Generator, is_resampled: bool

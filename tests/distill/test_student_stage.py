@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from streamer.distill.blueprint import TRANSFORMER_FILE
 from streamer.distill.data import build_shards, render_pairs
 from streamer.distill.edition import load_edition
 from streamer.distill.shards import read_clips
 from streamer.distill.student_stage import (
-    TRANSFORMER_FILE,
     StudentStage,
     StudentStageConfig,
     swap_tokens,
