@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from streamer.errors import ConfigError
 from streamer.lightx2v import is_lightx2v, translate
 from streamer.places import configs_dir as configs_dir
+from streamer.places import found_beside
 from streamer.places import models_dir as models_dir
 from streamer.places import web_dir as web_dir
 from streamer.places import weights_path as weights_path
@@ -90,9 +91,11 @@ class SamplerSection(Section):
     have the guidance in their weights and want 1.
     solver: `renoise` is how CausVid, Self-Forcing and LongLive are trained and run; `unipc` is what
     LightX2V ran CausVid's list with at first: without fresh noise, timesteps taken literally.
+    reduced_step_list: fewer steps, read as the others are, for when blocks are made too slowly.
     """
 
     denoising_step_list: Annotated[list[float], Field(min_length=1, max_length=100)]
+    reduced_step_list: Annotated[list[float], Field(min_length=1, max_length=99)] | None = None
     warp: bool
     shift: Annotated[float, Field(gt=0)] = 5.0
     context_noise: Annotated[float, Field(ge=0, le=1000)] = 0.0
@@ -102,9 +105,22 @@ class SamplerSection(Section):
 
     @model_validator(mode="after")
     def _steps_fall(self) -> SamplerSection:
-        steps = self.denoising_step_list
-        if any(a <= b for a, b in pairwise(steps)) or not (steps[-1] > 0 and steps[0] <= 1000):
-            raise ValueError(f"denoising_step_list {steps} must fall, within 1000 down to above 0")
+        lists = {"denoising_step_list": self.denoising_step_list}
+        if self.reduced_step_list is not None:
+            lists["reduced_step_list"] = self.reduced_step_list
+        for name, steps in lists.items():
+            if any(a <= b for a, b in pairwise(steps)) or not (steps[-1] > 0 and steps[0] <= 1000):
+                raise ValueError(f"{name} {steps} must fall, within 1000 down to above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _reduced_list_is_shorter(self) -> SamplerSection:
+        steps, fewer = self.denoising_step_list, self.reduced_step_list
+        if fewer is not None and len(fewer) >= len(steps):
+            raise ValueError(
+                f"reduced_step_list has {len(fewer)} steps and denoising_step_list {len(steps)}; "
+                "it must have fewer, or be left out"
+            )
         return self
 
 
@@ -184,18 +200,27 @@ class ModelSection(Section):
     eight_bit: linear maps in eight-bit numbers: `fp8` needs compute capability 8.9, `int8` runs
     everywhere.  The model then starts only if its pictures stay near those of its own precision, at
     least min_psnr_db in the mean over a block.
+    eight_bit_cache: keys and values in eight-bit numbers, which halves their memory; same numbers,
+    same comparison.
+    fused: whether the clean pass of a block and the first step of the next one run as a single
+    pass; None: on a GPU, which two blocks fill better than one.
     random_weights: read no weights, except those of our own decoder, and draw them: for benchmarks.
+    small_decoder: a faster one for when blocks are made too slowly; without its file the model runs
+    all the same, and that measure is not taken.
     """
 
     transformer: TransformerSection
     sampler: SamplerSection
     decoder: DecoderSection
+    small_decoder: DecoderSection | None = None
     text: TextSection
     device: str = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     kernels: Literal["auto", "torch", "triton"] = "auto"
     graphs: bool = True
     eight_bit: Literal["fp8", "int8"] | None = None
+    eight_bit_cache: Literal["fp8", "int8"] | None = None
+    fused: bool | None = None
     min_psnr_db: Annotated[float, Field(ge=0, le=100)] = 30.0
     random_weights: bool = False
 
@@ -299,6 +324,7 @@ def load_config(source: str | Path | None = None, model_path: Path | None = None
     """Read a configuration by file path or by the name of a shipped one (None: the default).
 
     A file of LightX2V is translated, a safetensors file read for the configuration in its header.
+    Weights named by relative paths lie beside the file, or else in the working directory.
     model_path: a folder in which the weights are looked for, instead of where the configuration
     says.
     Raises ConfigError that names the file, the key, what is wrong and the nearest known name.
@@ -310,7 +336,7 @@ def load_config(source: str | Path | None = None, model_path: Path | None = None
         for warning in translated.warnings:
             log.warning("%s", warning)
         tree = translated.tree
-    config = parse_config(tree, str(path))
+    config = parse_config(found_beside(tree, path.parent), str(path))
     if model_path is None:
         return config
     from streamer.model_path import at_model_path

@@ -20,6 +20,7 @@ from av.container import OutputContainer
 from numpy.typing import NDArray
 
 from streamer.config import Config, StreamSection
+from streamer.delivery.planes import video_frame
 from streamer.driver import StreamDriver
 from streamer.errors import ConfigError, OutputError
 from streamer.stream import Ended, Event, FrameBlock, Prompt, Script, drops_decoder
@@ -62,13 +63,13 @@ class ClipWriter:
         self.close()
 
     def write(self, frames: NDArray[np.uint8]) -> None:
-        """Append frames, uint8 [T, H, W, 3].  Raises OutputError (a full disk, say)."""
+        """Append frames, RGB or planes (`FrameBlock`).  Raises OutputError: a full disk, say."""
         try:
             if self._container is None:
                 self._container = self._open()
             stream = self._container.streams.video[0]
             for pixels in frames:
-                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame = video_frame(pixels)
                 frame.pts = self.num_frames
                 self._container.mux(stream.encode(frame))
                 self.num_frames += 1

@@ -16,7 +16,7 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from streamer.config import StreamSection
+from streamer.config import Config, StreamSection
 from streamer.errors import MediaTypeError, PictureError
 from streamer.stream import MOST_OPENING_FRAMES
 
@@ -26,7 +26,22 @@ MAX_PIXELS = 64_000_000
 PICTURES_PER_LATENT = 4
 """The most pictures that a latent frame of any model stands for."""
 
+READ_FROM_OTHERS = ",".join(
+    (
+        *("png_pipe", "apng", "jpeg_pipe", "mjpeg", "webp_pipe", "gif", "bmp_pipe"),
+        *("tiff_pipe", "jpegxl_pipe", "jpegxl_anim", "mov", "matroska", "avi", "mpegts", "mpeg"),
+        *("ogg", "flv", "m4v", "h264", "hevc", "ivf", "yuv4mpegpipe"),
+    )
+)
+"""FFmpeg's readers that bytes are given to.  Others follow names in a file to more files, of this
+machine or of the network: a playlist that somebody sends must not choose what is opened here."""
+
 Source = Path | bytes
+
+
+def can_begin_with_pictures(config: Config) -> bool:
+    """Whether streams of this configuration can go on from pictures: only a model encodes them."""
+    return config.model is not None
 
 
 def read_opening(
@@ -124,7 +139,11 @@ def fit(frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
 
 def _opened(source: Source) -> InputContainer:
     try:
-        container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r")
+        if isinstance(source, bytes):
+            only = {"format_whitelist": READ_FROM_OTHERS}
+            container = av.open(io.BytesIO(source), "r", options=only)
+        else:
+            container = av.open(str(source), "r")
     except (av.FFmpegError, OSError, ValueError) as error:
         raise PictureError(f"{_name(source)}: cannot be read: {_reason(error)}") from error
     if not container.streams.video:
@@ -162,5 +181,7 @@ def _name(source: Source) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, av.error.InvalidDataError):
+        return "it is neither a picture nor a clip, or damaged"
     strerror = getattr(error, "strerror", None)
     return str(strerror or error)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import TextIO
+from typing import Literal, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,24 @@ class Reseed:
 
 
 @dataclass(frozen=True)
+class Economy:
+    """What is given up of the picture from this block on, so that it is made in time.
+
+    decoder: the small decoder is used.  steps: the shorter list of denoising steps is.  It holds
+    until the next one, across cuts and new seeds.
+    """
+
+    decoder: bool = False
+    steps: bool = False
+
+
+NO_ECONOMY = Economy()
+
+Saving = Literal["decoder", "steps"]
+"""What a model may be able to save on."""
+
+
+@dataclass(frozen=True)
 class Restored:
     """The caches were rebuilt from the truth before this block.
 
@@ -89,10 +107,11 @@ class Ended:
     """The stream ended before this block; nothing follows."""
 
 
-Event = Prompt | Reseed | Restored | Ended
-_EVENT_TYPES: dict[str, type[Prompt] | type[Reseed] | type[Restored] | type[Ended]] = {
+Event = Prompt | Reseed | Economy | Restored | Ended
+_EVENT_TYPES: dict[str, type[Event]] = {
     "prompt": Prompt,
     "reseed": Reseed,
+    "economy": Economy,
     "restored": Restored,
     "ended": Ended,
 }
@@ -162,8 +181,9 @@ class StreamSpec:
 class BlockTimings:
     """Where the time of one block went, in milliseconds.  denoise_ms holds the clean pass too.
 
-    passes_ms: of each step, and of the clean pass.  On a GPU that pass goes on while the pictures
-    leave, so its time, the last one here and in denoise_ms, is that of the block before.
+    passes_ms: of each step, and of the clean pass, which may hold the first step of the next block;
+    then that step is missing among those of the next.  On a GPU the clean pass goes on while the
+    pictures leave, so its time, the last one here and in denoise_ms, is that of the block before.
     copy_ms: pictures from the device to the host.
     total_ms: until the pictures were there; parts that run beside each other add up to more.
     """
@@ -181,7 +201,8 @@ class FrameBlock:
     """One block of a stream, as the worker hands it over.
 
     index: position in the stream.  first_frame: number of its first frame in the stream.
-    frames: uint8 [T, H, W, 3], RGB.  latents: float32 [F, C, H, W], clean, normalised; empty for
+    frames: uint8 [T, H, W, 3], RGB; or, from a GPU, [T, 3 H / 2, W]: the planes Y, U and V of
+    yuv420p one after another, half as many bytes and what encoders read.  latents: float32 [F, C, H, W], clean, normalised; empty for
     a model without latents.  prompt_id: the prompt in force.
     """
 
@@ -281,13 +302,15 @@ def _spec_from(record: dict[str, object]) -> StreamSpec:
     return StreamSpec(**record)  # type: ignore[arg-type]
 
 
-def _require(record: dict[str, object], kind: type[str] | type[int], *names: str) -> None:
-    """Raise ValueError unless each of these fields is text, or a whole number from 0."""
+_WANTED = {str: "text", int: "a whole number from 0", bool: "true or false"}
+
+
+def _require(record: dict[str, object], kind: type[str | int], *names: str) -> None:
+    """Raise ValueError unless each of these fields is text, a whole number from 0, or a flag."""
     for name in names:
         value = record.get(name)
         if type(value) is not kind or (isinstance(value, int) and value < 0):
-            wanted = "text" if kind is str else "a whole number from 0"
-            raise ValueError(f"{name} is {value!r}; it must be {wanted}")
+            raise ValueError(f"{name} is {value!r}; it must be {_WANTED[kind]}")
 
 
 def _event_from(record: dict[str, object]) -> tuple[int, Event]:
@@ -302,6 +325,8 @@ def _event_from(record: dict[str, object]) -> tuple[int, Event]:
         record["transition"] = _transition_from(record.get("transition"))
     elif kind == "reseed":
         _require(record, int, "seed")
+    elif kind == "economy":
+        _require(record, bool, "decoder", "steps")
     return block, _EVENT_TYPES[kind](**record)  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from streamer_kernels.attend_views import ViewTable
-    from streamer_kernels.quantise import Kind
+    from streamer_kernels.quantise import Kind, RingScales
 
 
 class Attend(Protocol):
@@ -27,6 +27,7 @@ class Attend(Protocol):
         num_valid: int,
         q_sink: Tensor | None = None,
         num_sink: int = 0,
+        scales: RingScales | None = None,
     ) -> Tensor:
         """Attend to the valid slots of a ring."""
 
@@ -42,6 +43,7 @@ class AttendViews(Protocol):
         table: ViewTable,
         q_sink: Tensor | None = None,
         lse: Tensor | None = None,
+        scales: RingScales | None = None,
     ) -> Tensor:
         """Attend from runs of queries to their own spans of a ring."""
 
@@ -84,6 +86,7 @@ class QkNormRopeWrite(Protocol):
         ring_v: Tensor,
         slots: Tensor,
         sink_table: Tensor | None = None,
+        scales: RingScales | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Normalise, rotate, write keys and values into a ring."""
 

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from streamer_kernels.quantise import RingScales, dequantise_ring
+
 
 def attend(
     q: Tensor,
@@ -25,12 +27,14 @@ def attend(
     num_valid: int,
     q_sink: Tensor | None = None,
     num_sink: int = 0,
+    scales: RingScales | None = None,
 ) -> Tensor:
     """Attend from every query to the first num_valid slots; scale 1 / sqrt(D), no mask.
 
     q: [B, N, A, D].  k, v: [B, S, A, D] with num_valid <= S; slots past num_valid are never read.
     q_sink: [B, N, A, D], used instead of q against slots 0..num_sink-1; None means that q serves
         all slots.
+    scales: k and v are int8 or fp8 codes of the ring and mean code * scale; None: numbers.
     result: [B, N, A, D].  Any strides with a contiguous last dimension.  Differentiable in q, k, v
         and q_sink.
     Raises ValueError when num_valid or num_sink do not fit the ring.
@@ -39,6 +43,8 @@ def attend(
         raise ValueError(f"num_valid is {num_valid}, but the ring has {k.shape[1]} slots")
     if not 0 <= num_sink <= num_valid:
         raise ValueError(f"num_sink is {num_sink}, but only {num_valid} slots are valid")
+    if scales is not None:
+        k, v = dequantise_ring(k, v, scales, num_valid, q.dtype)
     queries = q.transpose(1, 2)
     keys = k[:, :num_valid].transpose(1, 2)
     values = v[:, :num_valid].transpose(1, 2)

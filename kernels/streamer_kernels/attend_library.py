@@ -3,7 +3,7 @@
 A library attends densely to a run of slots and tells the logarithm of the sum of exponentials.
 That is enough: a view is cut into runs that are scored alike, and the results are merged by their
 sums, each shifted by the weight of its run.  A ring without sinks is a single run and costs nothing
-more.
+more.  An eight-bit ring is turned back into numbers first, a layer at a time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from streamer_kernels.attend_views import Span, View, ViewTable, check_views
+from streamer_kernels.quantise import RingScales, dequantise_ring
 
 Dense = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(q [B,N,A,D], k [B,S,A,D], v [B,S,A,D]) -> (result [B,N,A,D], log of the sums [B,A,N])."""
@@ -37,6 +38,7 @@ class LibraryAttention:
         num_valid: int,
         q_sink: Tensor | None = None,
         num_sink: int = 0,
+        scales: RingScales | None = None,
     ) -> Tensor:
         """Attend to the first num_valid slots; the contract is `attend.attend`.
 
@@ -50,6 +52,8 @@ class LibraryAttention:
         spans = (Span(0, num_sink, is_sink=True), Span(num_sink, num_valid))
         view = View(q.shape[1], tuple(span for span in spans if span.first < span.end))
         self._refuse_gradient(q, k, v, q_sink)
+        if scales is not None:
+            k, v = dequantise_ring(k, v, scales, num_valid, q.dtype)
         return self._view(q, k, v, view, q_sink)[0]
 
     def attend_views(
@@ -60,6 +64,7 @@ class LibraryAttention:
         table: ViewTable,
         q_sink: Tensor | None = None,
         lse: Tensor | None = None,
+        scales: RingScales | None = None,
     ) -> Tensor:
         """Attend to the spans of each view; the contract is `attend_views.attend_views`.
 
@@ -68,8 +73,10 @@ class LibraryAttention:
         """
         check_views(q, k, table, lse)
         self._refuse_gradient(q, k, v, q_sink)
+        if scales is not None:
+            k, v = dequantise_ring(k, v, scales, table.num_slots, q.dtype)
         results, start = [], 0
-        for view in table.views:
+        for view in table.read():
             rows = slice(start, start + view.num_queries)
             sinks = None if q_sink is None else q_sink[:, rows]
             out, log_sum = self._view(q[:, rows], k, v, view, sinks)

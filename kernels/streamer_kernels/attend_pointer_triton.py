@@ -30,6 +30,8 @@ def take_tile(
     out,
     K,
     V,
+    K_scales,
+    V_scales,
     first,
     end,
     k_slot,
@@ -38,9 +40,13 @@ def take_tile(
     WIDTH: tl.constexpr,
     KEYS: tl.constexpr,
     OPERAND: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
     IS_TAIL: tl.constexpr,
 ):
-    """Take slots first .. first + KEYS - 1 into a running softmax; the tail stops at end."""
+    """Take slots first .. first + KEYS - 1 into a running softmax; the tail stops at end.
+
+    Scales of a slot are the same for all channels: they go into scores and weights, not into tiles.
+    """
     slot = first + tl.arange(0, KEYS)
     channel = tl.arange(0, WIDTH)
     k_at = K + slot[None, :] * k_slot + channel[:, None]
@@ -53,6 +59,10 @@ def take_tile(
         v = tl.load(v_at)
     # "ieee" keeps float32 out of the ten-bit mantissa of TF32; sixteen-bit operands do not see it.
     scores = tl.dot(query, k.to(OPERAND), input_precision="ieee")
+    if HAS_SCALES:
+        k_scale = tl.load(K_scales + slot, mask=slot < end, other=0.0)
+        v_scale = tl.load(V_scales + slot, mask=slot < end, other=0.0)
+        scores *= k_scale[None, :]
     if IS_TAIL:
         scores = tl.where((slot < end)[None, :], scores, float("-inf"))
     # The weight of the span goes into the peak, so that it costs nothing per score.
@@ -60,6 +70,8 @@ def take_tile(
     weights = tl.exp2(scores * scale - (new_peak - bias)[:, None])
     fade = tl.exp2(peak - new_peak)
     total = total * fade + tl.sum(weights, 1)
+    if HAS_SCALES:
+        weights *= v_scale[None, :]
     out = tl.dot(weights.to(OPERAND), v.to(OPERAND), out * fade[:, None], input_precision="ieee")
     return new_peak, total, out
 
@@ -122,6 +134,10 @@ def attend_pointer_kernel(
     out_batch,
     out_token,
     out_head,
+    K_scales,
+    V_scales,
+    batch_scales,
+    head_scales,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     QUERIES: tl.constexpr,
@@ -130,11 +146,13 @@ def attend_pointer_kernel(
     OPERAND: tl.constexpr,
     SPANS: tl.constexpr,
     HAS_LSE: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
 ):
     """One piece of one head.  Grid: (pieces * B * A).
 
     Pieces: int32 [pieces, 8], the fields of `attend_plan.Piece`.  Spans: see `ViewTable`.
     Partial, Partial_lse: float32 [B * A, partials, QUERIES, WIDTH] and [B * A, partials, QUERIES].
+    K_scales, V_scales: float32 [B, A, S], where K and V hold codes (HAS_SCALES).
     scale: log2(e) / sqrt(D).  Strides in elements.  WIDTH: D padded to a power of two.
     """
     piece, group = locate_piece(Pieces, num_pieces, num_first, tl.num_programs(0) // num_pieces)
@@ -143,6 +161,8 @@ def attend_pointer_kernel(
     head = group % num_heads
     K += batch * k_batch + head * k_head
     V += batch * v_batch + head * v_head
+    K_scales += batch * batch_scales + head * head_scales
+    V_scales += batch * batch_scales + head * head_scales
     is_sink = tl.load(piece + 3)
     spans = Spans + (tl.load(piece + 2) * 2 + is_sink) * (3 * SPANS)
     token = tl.load(piece) + tl.arange(0, QUERIES)
@@ -177,13 +197,13 @@ def attend_pointer_kernel(
         # Full tiles without a mask, then a tail.
         for slot in tl.range(low, full, KEYS, num_stages=STAGES):
             peak, total, out = take_tile(
-                query, scale, bias, peak, total, out, K, V, slot, last, k_slot, v_slot,
-                D, WIDTH, KEYS, OPERAND, False,
+                query, scale, bias, peak, total, out, K, V, K_scales, V_scales, slot, last,
+                k_slot, v_slot, D, WIDTH, KEYS, OPERAND, HAS_SCALES, False,
             )  # fmt: skip
         if full < last:
             peak, total, out = take_tile(
-                query, scale, bias, peak, total, out, K, V, full, last, k_slot, v_slot,
-                D, WIDTH, KEYS, OPERAND, True,
+                query, scale, bias, peak, total, out, K, V, K_scales, V_scales, full, last,
+                k_slot, v_slot, D, WIDTH, KEYS, OPERAND, HAS_SCALES, True,
             )  # fmt: skip
     # A part may get no tile at all: nothing, with a sum of zero.
     out = tl.where(total[:, None] > 0.0, out / total[:, None], 0.0)

@@ -34,6 +34,8 @@ from streamer_kernels.launch import (
     num_processors,
     power_of_two,
 )
+from streamer_kernels.qk_norm_rope_triton import check_codes
+from streamer_kernels.quantise import RingScales
 
 Form = Literal["pointer", "hopper"]
 
@@ -85,6 +87,8 @@ def padded_width(head_width: int) -> int:
 
 def hopper_fault(q: Tensor, k: Tensor, v: Tensor, q_sink: Tensor | None = None) -> str | None:
     """Why the Hopper form cannot take these tensors; None when it can."""
+    if k.dtype != q.dtype:
+        return f"it reads rings of the queries' type, this one is {k.dtype}"
     if not IS_INTERPRETED and capability(q.device) // 10 != 9:
         return f"it is made for sm_90, this is sm_{capability(q.device)}"
     if not IS_INTERPRETED and q.element_size() != 2:
@@ -107,24 +111,25 @@ def attend(
     num_valid: int,
     q_sink: Tensor | None = None,
     num_sink: int = 0,
+    scales: RingScales | None = None,
     *,
     form: Form | None = None,
 ) -> Tensor:
     """Attend from every query to the first num_valid slots; the contract is `attend.attend`.
 
     Float32, float16 or bfloat16 on a CUDA device (on any device under TRITON_INTERPRET=1).
-    form: which kernel; None takes the Hopper form where it can be had.
+    form: which kernel; None takes the Hopper form where it can be had, which is not with scales.
     Raises ValueError for what the kernel cannot read, and RuntimeError when a gradient is wanted or
     the device is wrong.
     """
-    _check(q, k, v, q_sink)
+    _check(q, k, v, q_sink, scales)
     if not 0 < num_valid <= k.shape[1]:
         raise ValueError(f"num_valid is {num_valid}, but the ring has {k.shape[1]} slots")
     if not 0 <= num_sink <= num_valid:
         raise ValueError(f"num_sink is {num_sink}, but only {num_valid} slots are valid")
     num_sink = 0 if q_sink is None else num_sink
     table = _plain_table(q.shape[1], num_valid, num_sink, q.device)
-    return _launch(q, k, v, table, q_sink if num_sink else None, None, form)
+    return _launch(q, k, v, table, q_sink if num_sink else None, None, scales, form)
 
 
 def attend_views(
@@ -134,6 +139,7 @@ def attend_views(
     table: ViewTable,
     q_sink: Tensor | None = None,
     lse: Tensor | None = None,
+    scales: RingScales | None = None,
     *,
     form: Form | None = None,
     processors: int | None = None,
@@ -145,11 +151,11 @@ def attend_views(
     processors: how many the launch is cut up for; None asks the device.
     Element types, devices, form and errors: see `attend`.
     """
-    _check(q, k, v, q_sink)
+    _check(q, k, v, q_sink, scales)
     check_views(q, k, table, lse)
     if table.spans.device != q.device:
         raise ValueError(f"the views lie on {table.spans.device}, q on {q.device}")
-    return _launch(q, k, v, table, q_sink, lse, form, processors)
+    return _launch(q, k, v, table, q_sink, lse, scales, form, processors)
 
 
 # Never emptied: a captured graph holds the addresses.  A stream has a few dozen lengths, of a few
@@ -185,6 +191,7 @@ def _launch(
     table: ViewTable,
     q_sink: Tensor | None,
     lse: Tensor | None,
+    scales: RingScales | None,
     form: Form | None,
     processors: int | None = None,
 ) -> Tensor:
@@ -212,8 +219,8 @@ def _launch(
     partial_lse = torch.empty(waiting, dtype=torch.float32, device=q.device)
     q_sink = q if q_sink is None else q_sink
     options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages, "enable_fp_fusion": True}
-    roles = {"HAS_ROLES": not IS_INTERPRETED} if is_hopper else {}
     kernel = attend_hopper_kernel if is_hopper else attend_pointer_kernel
+    own = {"HAS_ROLES": not IS_INTERPRETED} if is_hopper else _scale_arguments(scales, partial_lse)
     with torch.cuda.device_of(q):
         if is_hopper:
             # Descriptors are made on the device, in memory that Triton asks for by launch.
@@ -246,7 +253,7 @@ def _launch(
             OPERAND=tl.float32 if IS_INTERPRETED else OPERANDS[q.dtype],
             SPANS=MAX_SPANS,
             HAS_LSE=lse is not None,
-            **roles,
+            **own,
             **options,
         )
         if plan.merges:
@@ -272,6 +279,19 @@ def _launch(
     return out
 
 
+def _scale_arguments(scales: RingScales | None, unused: Tensor) -> dict[str, object]:
+    """What the pointer form is told of the codes of the ring."""
+    k_scales, v_scales = (unused, unused) if scales is None else scales
+    batch_scales, head_scales = (0, 0) if scales is None else scales.k.stride()[:2]
+    return {
+        "K_scales": k_scales,
+        "V_scales": v_scales,
+        "batch_scales": batch_scales,
+        "head_scales": head_scales,
+        "HAS_SCALES": scales is not None,
+    }
+
+
 @dataclass(frozen=True)
 class _Scratch:
     """Where Triton gets scratch memory for a launch: from torch, on the device of the tensors."""
@@ -282,14 +302,22 @@ class _Scratch:
         return torch.empty(size, dtype=torch.int8, device=self.device)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, q_sink: Tensor | None) -> None:
-    named = {"q": q, "q_sink": q if q_sink is None else q_sink, "k": k, "v": v}
-    check_inputs("attend", dict(named))
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, q_sink: Tensor | None, scales: RingScales | None
+) -> None:
+    queries, ring = {"q": q, "q_sink": q if q_sink is None else q_sink}, {"k": k, "v": v}
+    named = {**queries, **ring}
+    if scales is None:
+        check_inputs("attend", dict(named))
+    else:
+        check_inputs("attend", dict(queries), k, v, *scales)
     if q.dim() != 4 or k.dim() != 4:
         raise ValueError(
             f"q is {tuple(q.shape)} and k {tuple(k.shape)}, expected [B, N or S, A, D]"
         )
-    ring = (q.shape[0], k.shape[1], *q.shape[2:])
+    slots = (q.shape[0], k.shape[1], *q.shape[2:])
     for name, tensor in named.items():
-        check_shape(name, tensor, tuple(q.shape) if name.startswith("q") else ring)
+        check_shape(name, tensor, tuple(q.shape) if name.startswith("q") else slots)
         check_reach(name, tensor)
+    if scales is not None:
+        check_codes(k, v, scales)

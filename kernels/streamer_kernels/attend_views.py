@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from streamer_kernels.quantise import RingScales, dequantise_ring
+
 MAX_SPANS = 4
 """Spans of one kind (sink or not) in a view.  A circle of slots with a hole and a block in it falls
 into at most three when it is written as a line; the fourth is room to spare."""
@@ -70,7 +72,8 @@ class ViewTable:
     """The views of a pass, on the host and on the device at a fixed address.
 
     One per stream, in the worker process, as long as its ring.  The kernels read the device's copy,
-    so a captured graph follows `update` without being captured again.
+    so a captured graph follows `update` without being captured again; unless `is_host_read`: then
+    the operation takes the views from the host, and a graph holds for those it was captured with.
 
     spans: int32 [views, 2, MAX_SPANS, 3]: spans of plain keys and of sinks; first slot, end, and
         the bits of log2(e) * log_weight as float32.  Missing spans are empty.
@@ -80,6 +83,7 @@ class ViewTable:
     def __init__(self, views: Sequence[View], device: torch.device | str = "cpu") -> None:
         self.views = _checked(views)
         self.spans = _pack(self.views).to(device)
+        self.is_host_read = False
 
     def update(self, views: Sequence[View]) -> None:
         """Take other views of as many queries each, with as many kinds of keys: one small copy.
@@ -93,7 +97,15 @@ class ViewTable:
                 f"{_launch_shape(self.views)}; make another ViewTable"
             )
         self.views = checked
-        self.spans.copy_(_pack(checked))
+        packed = _pack(checked)
+        if self.spans.is_cuda:  # else the host would wait for the device
+            packed = packed.pin_memory()
+        self.spans.copy_(packed, non_blocking=self.spans.is_cuda)
+
+    def read(self) -> tuple[View, ...]:
+        """The views, for an operation that launches other work for other views."""
+        self.is_host_read = True
+        return self.views
 
     @property
     def num_queries(self) -> int:
@@ -159,6 +171,7 @@ def attend_views(
     table: ViewTable,
     q_sink: Tensor | None = None,
     lse: Tensor | None = None,
+    scales: RingScales | None = None,
 ) -> Tensor:
     """Attend from every query to the spans of its view; scale 1 / sqrt(D).
 
@@ -167,13 +180,16 @@ def attend_views(
     q_sink: scores the sinks; None means that q does.
     lse: float32 [B, A, N], filled with the logarithm of the sum of the exponentials of the scores,
         weights included; two results over disjoint spans can be merged by it.
+    scales: as in `attend.attend`.
     Slots outside the spans count for nothing, but must hold finite numbers.  Differentiable.
     Raises ValueError when the queries or the slots do not fit the table.
     """
     check_views(q, k, table, lse)
+    if scales is not None:
+        k, v = dequantise_ring(k, v, scales, table.num_slots, q.dtype)
     sinks = q if q_sink is None else q_sink
     results, start = [], 0
-    for view in table.views:
+    for view in table.read():
         rows = slice(start, start + view.num_queries)
         scores = [
             torch.einsum(

@@ -25,10 +25,11 @@ from streamer_kernels.choose import (
     Candidate,
     Check,
     Result,
-    attention_checks,
+    attend_checks,
     candidates_at_hand,
     examine,
     row_checks,
+    views_checks,
 )
 from streamer_kernels.quantise import quantise_rows, scaled_linear_library
 from streamer_kernels.timing import DeviceTimer, Timer
@@ -170,11 +171,15 @@ def run(
     candidates = candidates_at_hand() if candidates is None else candidates
     tolerance = TOLERANCES[dtype.itemsize]
     shapes = [replace(shape, num_valid=window) for window in windows]
-    shapes += [replace(shape, num_valid=windows[len(windows) // 2], num_sink=num_sink)]
-    # Both blocks of the pass that ends one and begins the next.
-    shapes += [replace(shape, num_valid=windows[0], num_queries=2 * shape.num_queries)]
+    middle = replace(shape, num_valid=windows[len(windows) // 2])
+    shapes += [replace(middle, num_sink=num_sink), replace(middle, ring="int8")]
+    shapes += [replace(middle, ring="fp8")]
     for each in shapes:
-        yield from measure(attention_checks(each, device, dtype), candidates, timer, tolerance)
+        yield from measure(attend_checks(each, device, dtype), candidates, timer, tolerance)
+    # The pass that ends one block and begins the next.
+    for window in windows:
+        checks = views_checks(replace(shape, num_valid=window), device, dtype)
+        yield from measure(checks, candidates, timer, tolerance)
     for count in rows:
         yield from products(shape, count, Draw(device, dtype), timer)
     for check in row_checks(shape, device, dtype):

@@ -38,7 +38,10 @@ from streamer_kernels.quantise_triton import BLOCK as QUANTISE_BLOCK
 from streamer_kernels.quantise_triton import quantise_rows_kernel
 
 TYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-FLOAT_POINTERS = frozenset({"Lse", "Partial", "Partial_lse", "Table", "Sink_table", "Scales"})
+FLOAT_POINTERS = frozenset(
+    {"Lse", "Partial", "Partial_lse", "Table", "Sink_table", "Scales", "K_scales", "V_scales"}
+)
+CODES = {"int8": "*i8", "fp8": "*fp8e4nv"}
 INTEGER_POINTERS = {"Pieces": "*i32", "Spans": "*i32", "Merges": "*i32", "Slots": "*i64"}
 SCALARS = frozenset({"scale", "eps"})
 ALIGNED_ENDINGS = ("_batch", "_token", "_head", "_slot", "_group", "num_columns", "height", "width")
@@ -101,18 +104,25 @@ def cases(is_complete: bool) -> list[Case]:
     return [*_attend_cases(is_complete), *_row_cases(widths), *_pixel_cases()]
 
 
-def attend_case(width: int, dtype: torch.dtype, tile: Tile, has_lse: bool = False) -> Case:
-    """The pointer form of attention for heads of this width."""
+def attend_case(
+    width: int, dtype: torch.dtype, tile: Tile, has_lse: bool = False, codes: str | None = None
+) -> Case:
+    """The pointer form of attention for heads of this width; codes: of an eight-bit ring."""
     is_half = dtype.itemsize == 2
+    name = f"attend D={width} {tile.queries}x{tile.keys}" + (" lse" if has_lse else "")
+    constants = _attend_constants(width, dtype, tile, has_lse)
     return Case(
-        name=f"attend D={width} {tile.queries}x{tile.keys}" + (" lse" if has_lse else ""),
+        name=name + (f" ring={codes}" if codes else ""),
         kernel=attend_pointer_kernel,
         dtype=dtype,
-        constants=_attend_constants(width, dtype, tile, has_lse),
+        constants=constants | {"HAS_SCALES": codes is not None},
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         # Tensor cores, and copies that do not wait.
         wanted={80: ("HMMA", "LDGSTS"), 90: ("HGMMA", "LDGSTS")} if is_half else {},
+        pointers={"K": CODES[codes], "V": CODES[codes]} if codes else {},
+        # There is no e4m3 before sm_89.
+        targets=(90,) if codes == "fp8" else (80, 90),
     )
 
 
@@ -150,11 +160,13 @@ def _attend_cases(is_complete: bool) -> list[Case]:
     bf16 = torch.bfloat16
     found = [attend_case(128, bf16, pick_tile(2, 128), has_lse=True)]
     found += [hopper_case(128, HOPPER_TILES[128], has_lse=True)]
+    found += [attend_case(128, bf16, pick_tile(2, 128), codes=codes) for codes in CODES]
     found += [_merge_case(128, pick_tile(2, 128).queries)]
     if is_complete:
         kinds = {2: bf16, 4: torch.float32}
         found += [attend_case(width, kinds[size], tile) for (size, width), tile in TILES.items()]
         found += [hopper_case(width, tile) for width, tile in HOPPER_TILES.items()]
+        found += [attend_case(64, bf16, pick_tile(2, 64), codes=codes) for codes in CODES]
         found += [_merge_case(64, pick_tile(2, 64).queries)]
     return found
 
@@ -180,7 +192,7 @@ def _row_cases(widths: tuple[int, ...]) -> list[Case]:
     for width in widths:
         row = {"E": width, "WIDTH": power_of_two(width)}
         gated = row | {"HAS_GATE": True, "HAS_NORM": True, "ADDS_ONE": True}
-        turned = row | {"D": 128, "HAS_RING": True, "HAS_SINK": True}
+        turned = row | {"D": 128, "HAS_RING": True, "HAS_SINK": True} | _codes_constants(None)
         for name, kernel, constants in (
             ("modulate", modulate_kernel, row),
             ("gate-add-modulate", gate_add_kernel, gated),
@@ -199,8 +211,34 @@ def _row_cases(widths: tuple[int, ...]) -> list[Case]:
                 )
             )
         found.append(_quantise_case(width, "fp8"))
+        found += [_write_case(width, codes) for codes in CODES]
     # A head of the cache, of which several go to one program.
     return [*found, _quantise_case(128, "int8")]
+
+
+def _codes_constants(codes: str | None) -> dict[str, object]:
+    return {
+        "HAS_SCALES": codes is not None,
+        "LARGEST": LARGEST[codes or "int8"],
+        "SMALLEST": SMALLEST,
+        "IS_INTEGER": codes != "fp8",
+    }
+
+
+def _write_case(width: int, codes: str) -> Case:
+    """The way into an eight-bit ring."""
+    return Case(
+        name=f"qk-norm-rope-write E={width} ring={codes}",
+        kernel=qk_norm_rope_kernel,
+        dtype=torch.bfloat16,
+        constants={"E": width, "WIDTH": power_of_two(width), "D": 128, "HAS_RING": True}
+        | {"HAS_SINK": True}
+        | _codes_constants(codes),
+        num_warps=row_warps(width),
+        pointers={"K_out": CODES[codes], "V_out": CODES[codes]},
+        wanted=dict.fromkeys((80, 90), ("LDG.E.128",)),
+        targets=(90,) if codes == "fp8" else (80, 90),
+    )
 
 
 def _quantise_case(width: int, kind: str) -> Case:
@@ -219,7 +257,7 @@ def _quantise_case(width: int, kind: str) -> Case:
             "IS_INTEGER": kind == "int8",
         },
         num_warps=row_warps(rows * padded),
-        pointers={"Codes": "*i8" if kind == "int8" else "*fp8e4nv"},
+        pointers={"Codes": CODES[kind]},
         # There is no e4m3 before sm_89.
         targets=(80, 90) if kind == "int8" else (90,),
     )

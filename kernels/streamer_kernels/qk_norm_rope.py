@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from streamer_kernels.quantise import RingScales, write_codes
+
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn every channel pair by its angle.  RoPE, Su et al. 2021, arXiv:2104.09864, eq. 34.
@@ -55,16 +57,22 @@ def qk_norm_rope_write(
     ring_v: Tensor,
     slots: Tensor,
     sink_table: Tensor | None = None,
+    scales: RingScales | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`qk_norm_rope`, with keys and values written into their slots of a ring.
 
     q, k, v: [B, N, E].  q_weight, k_weight, table, eps: as in `qk_norm_rope`.
     ring_k, ring_v: [B, S, A, D], written in place.  slots: int64 [N], distinct, on the device.
-    sink_table: [1, D/2, 2], turns the queries a second time, for the sinks.
+    sink_table: [N or 1, D/2, 2], turns the queries a second time, for the sinks.
+    scales: the ring holds int8 or fp8 codes, and these are written with them; None: numbers.
     results: the queries and the queries for sinks, [B, N, A, D]; both are one tensor without a
         sink_table.
     """
     queries, keys = qk_norm_rope(q, k, q_weight, k_weight, table, eps)
-    ring_k.index_copy_(1, slots, keys)
-    ring_v.index_copy_(1, slots, v.view_as(keys))
+    if scales is None:
+        ring_k.index_copy_(1, slots, keys)
+        ring_v.index_copy_(1, slots, v.view_as(keys))
+    else:
+        write_codes(ring_k, scales.k, slots, keys)
+        write_codes(ring_v, scales.v, slots, v.reshape(keys.shape))
     return queries, queries if sink_table is None else rotate(queries, sink_table)

@@ -20,6 +20,8 @@ from streamer_kernels.launch import (
     power_of_two,
     row_warps,
 )
+from streamer_kernels.quantise import LARGEST, SMALLEST, RingScales, kind_of
+from streamer_kernels.quantise_triton import check_kind, to_codes
 
 
 @triton.jit
@@ -44,6 +46,33 @@ def load_normed(X, Weight, eps, E: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def store_row(
+    Out,
+    Scales,
+    row,
+    head_scales,
+    E: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
+    LARGEST: tl.constexpr,
+    SMALLEST: tl.constexpr,
+    IS_INTEGER: tl.constexpr,
+):
+    """A row of heads into its slot, as it is or as codes with a scale a head."""
+    channel = tl.arange(0, WIDTH)
+    if HAS_SCALES:
+        heads = tl.reshape(row.to(tl.float32), [WIDTH // D, D])
+        codes, scales = to_codes(heads, WIDTH // D, D, LARGEST, SMALLEST, IS_INTEGER)
+        head = tl.arange(0, WIDTH // D)
+        tl.store(Scales + head * head_scales, scales, mask=head < E // D)
+        codes = tl.reshape(codes, [WIDTH])
+        tl.store(Out + channel, codes.to(Out.dtype.element_ty), mask=channel < E)
+    else:
+        tl.store(Out + channel, row, mask=channel < E)
+
+
+@triton.jit
 def qk_norm_rope_kernel(
     Q,
     K,
@@ -57,7 +86,10 @@ def qk_norm_rope_kernel(
     Q_sink,
     K_out,
     V_out,
+    K_scales,
+    V_scales,
     eps,
+    sink_token,
     q_batch,
     q_token,
     k_batch,
@@ -70,15 +102,23 @@ def qk_norm_rope_kernel(
     ko_slot,
     vo_batch,
     vo_slot,
+    batch_scales,
+    head_scales,
     E: tl.constexpr,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     HAS_RING: tl.constexpr,
     HAS_SINK: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
+    LARGEST: tl.constexpr,
+    SMALLEST: tl.constexpr,
+    IS_INTEGER: tl.constexpr,
 ):
     """One token.  Grid: (N, B).  Strides in elements, those of Q_sink are Q_out's.
 
     HAS_RING: keys and values go to Slots; otherwise keys go to their token, values nowhere.
+    HAS_SCALES: they go there as codes; their scales, float32 [B, A, S], have steps of their own.
+    sink_token: 0 when all tokens share a row of Sink_table, else D.
     """
     batch = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0).to(tl.int64)
@@ -92,17 +132,24 @@ def qk_norm_rope_kernel(
     q_at = batch * qo_batch + token * qo_token + channel
     tl.store(Q_out + q_at, query, mask=mask)
     if HAS_SINK:
-        sink = turn(query.to(tl.float32), Sink_table, D, WIDTH)
+        sink = turn(query.to(tl.float32), Sink_table + token * sink_token, D, WIDTH)
         tl.store(Q_sink + q_at, sink.to(kind), mask=mask)
     # Pass 2: the key, to its slot.
     slot = tl.load(Slots + token) if HAS_RING else token
     key = load_normed(K + batch * k_batch + token * k_token, K_weight, eps, E, WIDTH)
-    key = turn(key, table, D, WIDTH)
-    tl.store(K_out + batch * ko_batch + slot * ko_slot + channel, key.to(kind), mask=mask)
-    # Pass 3: the value, as it is.
+    key = turn(key, table, D, WIDTH).to(kind)
+    scales_at = batch * batch_scales + slot
+    store_row(
+        K_out + batch * ko_batch + slot * ko_slot, K_scales + scales_at, key, head_scales,
+        E, D, WIDTH, HAS_SCALES, LARGEST, SMALLEST, IS_INTEGER,
+    )  # fmt: skip
+    # Pass 3: the value, not turned.
     if HAS_RING:
-        value = tl.load(V + batch * v_batch + token * v_token + channel, mask=mask)
-        tl.store(V_out + batch * vo_batch + slot * vo_slot + channel, value, mask=mask)
+        value = tl.load(V + batch * v_batch + token * v_token + channel, mask=mask, other=0.0)
+        store_row(
+            V_out + batch * vo_batch + slot * vo_slot, V_scales + scales_at, value, head_scales,
+            E, D, WIDTH, HAS_SCALES, LARGEST, SMALLEST, IS_INTEGER,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -194,25 +241,55 @@ def qk_norm_rope_write(
     ring_v: Tensor,
     slots: Tensor,
     sink_table: Tensor | None = None,
+    scales: RingScales | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same, into a ring; the contract is `qk_norm_rope.qk_norm_rope_write`.
 
     Element types, devices and errors: see `rotate`.  Slots are not checked against the ring: they
-    are known to the device only.
+    are known to the device only.  Codes need heads whose width is a power of two.
     """
     named = {"q": q, "k": k, "v": v, "q_weight": q_weight, "k_weight": k_weight}
-    named |= {"ring_k": ring_k, "ring_v": ring_v}
-    check_inputs("qk_norm_rope_write", dict(named), table, slots)
+    rings = {"ring_k": ring_k, "ring_v": ring_v}
+    if scales is None:
+        check_inputs("qk_norm_rope_write", {**named, **rings}, table, slots)
+    else:
+        check_inputs("qk_norm_rope_write", dict(named), table, slots, *rings.values(), *scales)
     batch, num_tokens, num_heads, head_width = _check_rows(q, k, v, q_weight, k_weight, table)
-    for name, ring in {"ring_k": ring_k, "ring_v": ring_v}.items():
+    for name, ring in rings.items():
         check_shape(name, ring, (batch, ring_k.shape[1], num_heads, head_width))
         _check_heads(name, ring)
     check_shape("slots", slots, (num_tokens,))
     if slots.dtype != torch.int64 or not slots.is_contiguous():
         raise ValueError(f"slots are {slots.dtype}, expected contiguous torch.int64")
     if sink_table is not None:
-        _check_table("sink_table", sink_table, 1, head_width)
-    return _launch(q, k, v, q_weight, k_weight, table, eps, ring_k, ring_v, slots, sink_table)
+        rows = 1 if len(sink_table) == 1 else num_tokens
+        _check_table("sink_table", sink_table, rows, head_width)
+    if scales is not None:
+        check_codes(ring_k, ring_v, scales)
+        if head_width != power_of_two(head_width):
+            raise ValueError(f"heads are {head_width} wide; codes need a power of two")
+    return _launch(
+        q, k, v, q_weight, k_weight, table, eps, ring_k, ring_v, slots, sink_table, scales
+    )
+
+
+def check_codes(k: Tensor, v: Tensor, scales: RingScales) -> None:
+    """Raises when k and v [B, S, A, D] are not codes of one kind that the scales belong to.
+
+    ValueError, or RuntimeError for a kind that the device does not have.
+    """
+    kind = kind_of(k.dtype)
+    if kind is None or v.dtype != k.dtype:
+        raise ValueError(f"k is {k.dtype} and v {v.dtype}; scales belong to int8 or fp8")
+    check_kind(kind, k.device)
+    for name, each in zip(("scales.k", "scales.v"), scales, strict=True):
+        check_shape(name, each, (k.shape[0], k.shape[2], k.shape[1]))
+        check_reach(name, each)
+        if each.dtype != torch.float32 or each.stride() != scales.k.stride():
+            raise ValueError(
+                f"{name} is {each.dtype} with strides {each.stride()}, expected torch.float32 with "
+                f"{scales.k.stride()}"
+            )
 
 
 def _launch(
@@ -227,6 +304,7 @@ def _launch(
     v_out: Tensor,
     slots: Tensor | None,
     sink_table: Tensor | None,
+    scales: RingScales | None = None,
 ) -> tuple[Tensor, Tensor]:
     batch, num_tokens, channels = q.shape
     head_width = 2 * table.shape[-2]
@@ -234,6 +312,7 @@ def _launch(
     q_out = torch.empty(heads, dtype=q.dtype, device=q.device)
     q_sink = q_out if sink_table is None else torch.empty_like(q_out)
     outputs = (q, k, v, q_out, k_out, v_out)
+    kind = kind_of(k_out.dtype) or "int8"
     with torch.cuda.device_of(q):
         qk_norm_rope_kernel[(num_tokens, batch)](
             q,
@@ -248,13 +327,20 @@ def _launch(
             q_sink,
             k_out,
             v_out,
+            *((q, q) if scales is None else scales),
             eps,
+            0 if sink_table is None or len(sink_table) == 1 else head_width,
             *(stride for each in outputs for stride in each.stride()[:2]),
+            *((0, 0) if scales is None else scales.k.stride()[:2]),
             E=channels,
             D=head_width,
             WIDTH=power_of_two(channels),
             HAS_RING=slots is not None,
             HAS_SINK=sink_table is not None,
+            HAS_SCALES=scales is not None,
+            LARGEST=LARGEST[kind],
+            SMALLEST=SMALLEST,
+            IS_INTEGER=kind == "int8",
             num_warps=row_warps(channels),
             enable_fp_fusion=True,
         )

@@ -7,7 +7,7 @@ A row is what shares a scale: a token in a linear map, one head of one token in 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,50 @@ LARGEST = {"int8": 127.0, "fp8": 448.0}
 TYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 SMALLEST = 1e-12
 """Rows are never scaled up by more than this allows, so that a row of zeros stays one."""
+
+
+class RingScales(NamedTuple):
+    """What the codes of an eight-bit ring are to be multiplied with: one number a head and slot.
+
+    k, v: float32 [B, A, S].  Slots come last, since attention reads them by the run.
+    """
+
+    k: Tensor
+    v: Tensor
+
+
+def kind_of(dtype: torch.dtype) -> Kind | None:
+    """Which kind of codes an element type is; None for other types."""
+    for kind in ("int8", "fp8"):
+        if TYPES[kind] == dtype:
+            return kind
+    return None
+
+
+def dequantise_ring(
+    k: Tensor, v: Tensor, scales: RingScales, num_slots: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The first num_slots keys and values of an eight-bit ring: [B, num_slots, A, D] of dtype."""
+    first = slice(num_slots)
+    return (
+        dequantise_rows(k[:, first], scales.k[:, :, first].transpose(1, 2), dtype),
+        dequantise_rows(v[:, first], scales.v[:, :, first].transpose(1, 2), dtype),
+    )
+
+
+def write_codes(ring: Tensor, scales: Tensor, slots: Tensor, x: Tensor) -> None:
+    """Quantise heads x [B, N, A, D] into the slots int64 [N] of an eight-bit ring.
+
+    ring: codes [B, S, A, D].  scales: float32 [B, A, S].  Both are written in place.
+    Raises ValueError when the ring holds no codes.
+    """
+    kind = kind_of(ring.dtype)
+    if kind is None:
+        raise ValueError(f"the ring is {ring.dtype}; scales belong to a ring of int8 or fp8")
+    codes, rows = quantise_rows(x, kind)
+    # Eight-bit floats are copied as the bytes that they are.
+    ring.view(torch.int8).index_copy_(1, slots, codes.view(torch.int8))
+    scales.index_copy_(2, slots, rows.transpose(1, 2))
 
 
 def quantise_rows(x: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:

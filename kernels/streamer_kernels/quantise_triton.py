@@ -23,6 +23,26 @@ from streamer_kernels.quantise import LARGEST, SMALLEST, TYPES, Kind
 BLOCK = 2048
 
 
+@triton.jit
+def to_codes(
+    x,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LARGEST: tl.constexpr,
+    SMALLEST: tl.constexpr,
+    IS_INTEGER: tl.constexpr,
+):
+    """Codes of rows x [ROWS, WIDTH], still as float32, and the scales [ROWS] of the rows."""
+    # Maxima drop what is not a number, so the sum of x * 0 brings it back into the scale.
+    scales = tl.maximum(tl.max(tl.abs(x), 1), SMALLEST) / LARGEST + tl.sum(x * 0.0, 1)
+    codes = tl.div_rn(x, tl.broadcast_to(scales[:, None], [ROWS, WIDTH]))
+    codes = tl.minimum(tl.maximum(codes, -LARGEST), LARGEST)
+    if IS_INTEGER:
+        # Adding and taking away 3 * 2^22 rounds to the nearest integer, ties to even.
+        codes = (codes + 12582912.0) - 12582912.0
+    return codes, scales
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def quantise_rows_kernel(
     X,
@@ -42,15 +62,17 @@ def quantise_rows_kernel(
     at = row[:, None] * E + channel[None, :]
     mask = (row < num_rows)[:, None] & (channel < E)[None, :]
     x = tl.load(X + at, mask=mask, other=0.0).to(tl.float32)
-    # Maxima drop what is not a number, so the sum of x * 0 brings it back into the scale.
-    scales = tl.maximum(tl.max(tl.abs(x), 1), SMALLEST) / LARGEST + tl.sum(x * 0.0, 1)
+    codes, scales = to_codes(x, ROWS, WIDTH, LARGEST, SMALLEST, IS_INTEGER)
     tl.store(Scales + row, scales, mask=row < num_rows)
-    scaled = tl.div_rn(x, tl.broadcast_to(scales[:, None], [ROWS, WIDTH]))
-    scaled = tl.minimum(tl.maximum(scaled, -LARGEST), LARGEST)
-    if IS_INTEGER:
-        # Adding and taking away 3 * 2^22 rounds to the nearest integer, ties to even.
-        scaled = (scaled + 12582912.0) - 12582912.0
-    tl.store(Codes + at, scaled.to(Codes.dtype.element_ty), mask=mask)
+    tl.store(Codes + at, codes.to(Codes.dtype.element_ty), mask=mask)
+
+
+def check_kind(kind: Kind, device: torch.device) -> None:
+    """Raises RuntimeError when a device has no such numbers."""
+    if kind == "fp8" and not IS_INTERPRETED and capability(device) < 89:
+        raise RuntimeError(
+            f"fp8 needs sm_89 or newer, this is sm_{capability(device)}; use kind='int8'"
+        )
 
 
 def quantise_rows(x: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
@@ -65,10 +87,7 @@ def quantise_rows(x: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(map(repr, TYPES))}")
     if not x.is_contiguous():
         raise ValueError(f"x has strides {x.stride()}, expected a contiguous tensor")
-    if kind == "fp8" and not IS_INTERPRETED and capability(x.device) < 89:
-        raise RuntimeError(
-            f"fp8 needs sm_89 or newer, this is sm_{capability(x.device)}; use kind='int8'"
-        )
+    check_kind(kind, x.device)
     codes = torch.empty(x.shape, dtype=TYPES[kind], device=x.device)
     scales = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     width = power_of_two(x.shape[-1])

@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 
 from streamer_kernels.attend_views import Span, View, ViewTable
+from streamer_kernels.quantise import TYPES, Kind, RingScales, dequantise_ring, quantise_rows
 
 NUM_CHECKED = 64
 """Queries that are compared: over all heads more than there are tiles of keys."""
 MISLEADING = 30.0
+CODE_LENIENCY = {"int8": 1.0, "fp8": 4.0}
+"""A number that is rounded the other way is a whole step of its code off: an eighth in fp8."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Shape:
 
     num_frames: latent frames of the pass, over which the queries are spread.
     num_valid, num_sink: slots that are seen, and how many of them are sinks.
+    ring: the kind of codes that the ring holds; None: numbers.
     """
 
     num_heads: int = 12
@@ -40,6 +44,7 @@ class Shape:
     num_valid: int = 32760
     num_sink: int = 0
     picture: tuple[int, int, int] = (12, 480, 832)
+    ring: Kind | None = None
 
     @property
     def width(self) -> int:
@@ -53,7 +58,8 @@ class Work:
 
     field: its name in `Ops`.  written: arguments that it fills.
     num_bytes: what it must at least read and write.  num_flops: 2 for each product and sum.
-    rows: the queries to compare; None is all.
+    rows: the queries to compare; None is all.  leniency: how many times further off than others its
+    results may be.
     """
 
     label: str
@@ -63,6 +69,7 @@ class Work:
     num_bytes: int = 0
     num_flops: int = 0
     rows: Tensor | None = None
+    leniency: float = 1.0
 
     def run(self, operation: Callable[..., Any]) -> tuple[Tensor, ...]:
         """The results, and the arguments that were filled."""
@@ -109,6 +116,7 @@ class Attention:
     """Data for attention at one shape.
 
     rows: the checked queries.  Of the slots num_valid are to be seen, a few more must not be.
+    scales: where k and v are codes.
     """
 
     shape: Shape
@@ -117,6 +125,7 @@ class Attention:
     k: Tensor
     v: Tensor
     rows: Tensor
+    scales: RingScales | None = None
 
     @classmethod
     def draw(cls, shape: Shape, device: torch.device, dtype: torch.dtype) -> Attention:
@@ -143,22 +152,57 @@ class Attention:
             query[0, rows] = aimed.to(dtype)
         # The first query looks straight at slots behind the end.
         k[0, shape.num_valid :] = q[0, :1] * 3.0
-        return cls(shape, q, q_sink, k, v, rows)
+        if shape.ring is None:
+            return cls(shape, q, q_sink, k, v, rows)
+        (k, k_scales), (v, v_scales) = (quantise_rows(ring, shape.ring) for ring in (k, v))
+        scales = RingScales(*(s.transpose(1, 2).contiguous() for s in (k_scales, v_scales)))
+        return cls(shape, q, q_sink, k, v, rows, scales)
 
     def plain(self) -> Work:
         """`attend` in the steady state."""
         shape = self.shape
-        sinks = (self.q_sink, shape.num_sink) if shape.num_sink else ()
-        size = self.q.element_size() * shape.width
+        sinks = (self.q_sink, shape.num_sink) if shape.num_sink else (None, 0)
+        seen = shape.num_queries * shape.num_valid
         return Work(
             label=f"attend {shape.num_heads} x {shape.num_queries} x {shape.num_valid}"
-            + (f" sinks {shape.num_sink}" if shape.num_sink else ""),
+            + self._label(),
             field="attend",
-            arguments=(self.q, self.k, self.v, shape.num_valid, *sinks),
-            num_bytes=2 * size * (shape.num_queries + shape.num_valid),
-            num_flops=4 * shape.width * shape.num_queries * shape.num_valid,
+            arguments=(self.q, self.k, self.v, shape.num_valid, *sinks, self.scales),
+            num_bytes=self._num_bytes(),
+            num_flops=4 * shape.width * seen,
             rows=self.rows,
         )
+
+    def paired(self) -> Work:
+        """`attend_views` in the pass that ends one block and begins the next, half of the queries
+        each: a full ring, and behind it the keys of the second half.
+        """
+        shape = self.shape
+        half = shape.num_queries // 2
+        table = self._pair(half, shape.num_queries - half)
+        seen = sum(
+            view.num_queries * sum(span.end - span.first for span in view.spans)
+            for view in table.views
+        )
+        sinks = self.q_sink if shape.num_sink else None
+        return Work(
+            label=f"attend_views {shape.num_heads} x {shape.num_queries} x "
+            f"{shape.num_valid - half}, two blocks" + self._label(),
+            field="attend_views",
+            arguments=(self.q, self.k, self.v, table, sinks, None, self.scales),
+            num_bytes=self._num_bytes(),
+            num_flops=4 * shape.width * seen,
+            rows=self.rows,
+        )
+
+    def _label(self) -> str:
+        shape = self.shape
+        sinks = f" sinks {shape.num_sink}" if shape.num_sink else ""
+        return sinks + (f" ring {shape.ring}" if shape.ring else "")
+
+    def _num_bytes(self) -> int:
+        shape, size = self.shape, self.q.element_size()
+        return 2 * shape.width * (size * shape.num_queries + self.k.itemsize * shape.num_valid)
 
     def viewed(self) -> Work:
         """`attend_views` with sinks, a hole, old keys of less weight, two views and log-sums."""
@@ -169,7 +213,7 @@ class Attention:
         return Work(
             label="attend_views",
             field="attend_views",
-            arguments=(self.q, self.k, self.v, table, self.q_sink, lse),
+            arguments=(self.q, self.k, self.v, table, self.q_sink, lse, self.scales),
             written=(lse,),
             rows=self.rows,
         )
@@ -188,9 +232,35 @@ class Attention:
         lse = torch.zeros(1, self.shape.num_heads, len(self.rows), device=q.device)
         return reference(q, k, v, table, q_sink, lse), lse
 
+    def expected_paired(self, reference: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        """What `paired` must give for the checked queries: float32."""
+        q, q_sink, k, v = self._checked()
+        first = int((self.rows < self.shape.num_queries // 2).sum())
+        table = self._pair(first, len(self.rows) - first)
+        return (reference(q, k, v, table, q_sink if self.shape.num_sink else None),)
+
     def _checked(self) -> tuple[Tensor, ...]:
         q, q_sink = (queries[:, self.rows].float() for queries in (self.q, self.q_sink))
-        return q, q_sink, self.k.float(), self.v.float()
+        if self.scales is None:
+            return q, q_sink, self.k.float(), self.v.float()
+        ring = dequantise_ring(self.k, self.v, self.scales, self.k.shape[1], torch.float32)
+        return q, q_sink, *ring
+
+    def _pair(self, *counts: int) -> ViewTable:
+        """The first half sees the ring, the second all but the frames that it will replace, and its
+        own keys behind it.
+        """
+        num_sink, end = self.shape.num_sink, self.shape.num_valid
+        ring = end - self.shape.num_queries // 2
+        gap = num_sink + (ring - num_sink) // 3
+        hole = min(gap + self.shape.num_queries // 2, ring)
+        sinks = (Span(0, num_sink, is_sink=True),) if num_sink else ()
+        views = (
+            (*sinks, Span(num_sink, ring)),
+            (*sinks, *(s for s in (Span(num_sink, gap), Span(hole, end)) if s.first < s.end)),
+        )
+        pairs = zip(counts, views, strict=True)
+        return ViewTable([View(count, seen) for count, seen in pairs if count], self.q.device)
 
     def _views(self, *counts: int) -> ViewTable:
         """The older half of the queries sees no key of the last third, the newer none of the
@@ -224,7 +294,24 @@ def row_works(shape: Shape, device: torch.device, dtype: torch.dtype) -> list[Wo
     count, height, wide = shape.picture
     pictures = draw.pictures(count, height, wide)
     row = x.numel() * x.element_size()
+    norms = (x, branch, x, weight, weight, table, 1e-6)
+    coded = []
+    if shape.ring is not None:
+        codes = [torch.zeros(ring, device=device, dtype=TYPES[shape.ring]) for _ in range(2)]
+        size = (1, shape.num_heads, 2 * tokens)
+        scales = RingScales(*(torch.zeros(size, device=device) for _ in range(2)))
+        coded.append(
+            Work(
+                f"qk_norm_rope_write {shape.ring}",
+                "qk_norm_rope_write",
+                (*norms, *codes, slots, table[:1].clone(), scales),
+                written=(*codes, *scales),
+                num_bytes=5 * row + 2 * x.numel(),
+                leniency=CODE_LENIENCY[shape.ring],
+            )
+        )
     return [
+        *coded,
         Work("modulate", "modulate", (x, shift, scale, 1e-6), num_bytes=2 * row),
         Work("gate_add", "gate_add", (x, branch, gate), num_bytes=3 * row),
         Work(
@@ -249,7 +336,7 @@ def row_works(shape: Shape, device: torch.device, dtype: torch.dtype) -> list[Wo
         Work(
             "qk_norm_rope_write",
             "qk_norm_rope_write",
-            (x, branch, x, weight, weight, table, 1e-6, ring_k, ring_v, slots, table[:1].clone()),
+            (*norms, ring_k, ring_v, slots, table[:1].clone()),
             written=(ring_k, ring_v),
             num_bytes=7 * row,
         ),

@@ -15,9 +15,10 @@ class Stages:
     """Where a block's time goes at full window: medians, in milliseconds.
 
     text_ms: encoding a prompt that was never seen, once a prompt.  steps_ms: each denoising pass.
-    clean_pass_ms: the pass that writes the block into the history.  copy_ms: pictures from the
-    device.  hand_over_ms: from the worker to the event loop.  encode_ms: a viewer's video, made
-    once for all of them.  On a GPU decoding, copying and the clean pass run beside each other.
+    clean_pass_ms: the pass that writes the block into the history; with is_fused it also holds the
+    first step of the next block, which steps_ms then lacks.  copy_ms: pictures from the device.
+    hand_over_ms: from the worker to the event loop.  encode_ms: a viewer's video, made once for all
+    of them.  On a GPU decoding, copying and the clean pass run beside each other.
     """
 
     text_ms: float
@@ -27,6 +28,7 @@ class Stages:
     copy_ms: float
     hand_over_ms: float
     encode_ms: float
+    is_fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def verdict(
         denoise_ms = sum(stages.steps_ms) + stages.clean_pass_ms
         said += (
             f"; the passes reach {PERCENT * share:.0f} % of this machine's matrix rate and take "
-            f"{PERCENT * denoise_ms / block_ms:.0f} % of a block"
+            f"{PERCENT * min(1.0, denoise_ms / block_ms):.0f} % of a block"
         )
         others = {
             "decoding": stages.decode_ms,
@@ -123,6 +125,7 @@ def text_table(made: BenchReport) -> str:
     """For people: the figures, the yardsticks, and the verdict at last."""
     stages = made.stages
     steps = " + ".join(f"{each:.1f}" for each in stages.steps_ms) or "-"
+    clean = "clean pass with the next block's first step" if stages.is_fused else "clean pass"
     lines = [
         f"{made.model} {made.size}, window {made.window or 'unlimited'}, "
         f"{made.dtype or 'no model'} on {made.device} ({made.setting})",
@@ -133,7 +136,7 @@ def text_table(made: BenchReport) -> str:
         f"{made.block_ms_p99:.1f} p99, of {made.frames_per_block} frames",
         f"first picture  {made.first_frame_ms:8.1f} ms after a stream is asked for; "
         f"the model loads in {made.load_s:.1f} s",
-        f"of a block     steps {steps}, clean pass {stages.clean_pass_ms:.1f}, decode "
+        f"of a block     steps {steps}, {clean} {stages.clean_pass_ms:.1f}, decode "
         f"{stages.decode_ms:.1f}, copy {stages.copy_ms:.1f}, hand over "
         f"{stages.hand_over_ms:.1f} ms",
         f"beside it      a new prompt's text {stages.text_ms:.1f} ms, encoding for viewers "

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +26,7 @@ from streamer.bench.report import (
 from streamer.bench.settings import Settings
 from streamer.config import Config
 from streamer.delivery.encoder import VideoEncoder, best_h264
+from streamer.delivery.planes import size_of, video_frame
 from streamer.driver import StreamDriver
 from streamer.engine.figures import ModelFigures
 from streamer.engine.handle import Engine
@@ -120,7 +120,7 @@ class Bench:
         frames = len(self.blocks[-1].frames)
         steady = self.times_ms[fill:]
         block_ms = median(steady)
-        stages = self._stages(fill)
+        stages = self._stages(fill, figures.is_fused)
         denoise_ms = sum(stages.steps_ms) + stages.clean_pass_ms
         tflops, share = share_of_rate(figures, denoise_ms)
         clip = min(len(self.blocks), max(1, CLIP_LATENTS // section.num_frame_per_block))
@@ -158,7 +158,7 @@ class Bench:
             verdict=verdict(realtime, share, stages, block_ms, figures.decodes_beside),
         )
 
-    def _stages(self, fill: int) -> Stages:
+    def _stages(self, fill: int, is_fused: bool) -> Stages:
         timings = [block.timings for block in self.blocks[fill:]]
         passes = [median(list(each)) for each in zip(*(t.passes_ms for t in timings), strict=True)]
         outside = [
@@ -173,6 +173,7 @@ class Bench:
             copy_ms=round(median([t.copy_ms for t in timings]), 2),
             hand_over_ms=round(median(outside), 2),
             encode_ms=round(encode_ms(self.blocks[-1].frames, self.config.stream.fps), 2),
+            is_fused=is_fused,
         )
 
 
@@ -291,14 +292,17 @@ async def flat(config: Config, settings: Settings, num_blocks: int) -> Flatness:
 
 
 def encode_ms(frames: NDArray[np.uint8], fps: int) -> float:
-    """Milliseconds to convert and encode the pictures of a block, [T, H, W, 3], behind a first."""
-    height, width = frames.shape[1:3]
+    """Milliseconds to convert and encode the pictures of a block behind a first one.
+
+    frames: RGB or planes, see `FrameBlock`.
+    """
+    width, height = size_of(frames[0])
     encoder = VideoEncoder("H264", width, height, fps, h264=best_h264())
     begun = 0.0
     for number, pixels in enumerate([frames[0], *frames]):
         if number == 1:
             begun = time.perf_counter()
-        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+        picture = video_frame(pixels)
         picture.pts = number * CLOCK_RATE // fps
         encoder.encode(picture, keyframe=number == 0)
     return (time.perf_counter() - begun) * 1000

@@ -20,7 +20,8 @@ class Settings:
 
     window, sink: latent frames.  steps: how many of the configuration's denoising steps are left,
     evenly chosen, the first among them.  size: `WxH` in pixels.  decoder: a kind, or `KIND=PATH`.
-    backend: of the kernels.  eight_bit: fp8 or int8.
+    backend: of the kernels.  eight_bit, eight_bit_cache: fp8 or int8.  fused: the clean pass of a
+    block and the first step of the next one as one.
     """
 
     window: int | None = None
@@ -30,6 +31,8 @@ class Settings:
     decoder: str | None = None
     backend: str | None = None
     eight_bit: str | None = None
+    eight_bit_cache: str | None = None
+    fused: bool | None = None
     graphs: bool | None = None
     random_weights: bool | None = None
 
@@ -80,9 +83,10 @@ class Settings:
     def _apply_to_model(self, tree: dict[str, Any], config: Config, model: ModelSection) -> None:
         section = tree["model"]
         if self.steps is not None:
-            section["sampler"]["denoising_step_list"] = _thinned(
-                model.sampler.denoising_step_list, self.steps
-            )
+            section["sampler"] |= {
+                "denoising_step_list": _thinned(model.sampler.denoising_step_list, self.steps),
+                "reduced_step_list": None,
+            }
         if self.decoder is not None:
             kind, _, path = self.decoder.partition("=")
             if kind not in DECODERS:
@@ -95,10 +99,9 @@ class Settings:
             section["decoder"] |= {"kind": kind} | ({"weights": path} if path else {})
         if self.backend is not None:
             section["kernels"] = self.backend
-        if self.eight_bit is not None:
-            section["eight_bit"] = self.eight_bit
-        if self.graphs is not None:
-            section["graphs"] = self.graphs
+        for name in ("eight_bit", "eight_bit_cache", "fused", "graphs"):
+            if (value := vars(self)[name]) is not None:
+                section[name] = value
         if self.random_weights:
             section["random_weights"] = True
             grid = model.transformer.learned_grid
@@ -125,7 +128,7 @@ def _value(name: str, text: str) -> object:
         if not text.isdigit():
             raise ConfigError(f"{name}={text}: not a number")
         return int(text)
-    if name in ("graphs", "random_weights"):
+    if name in ("fused", "graphs", "random_weights"):
         if text not in ("true", "false"):
             raise ConfigError(f"{name}={text}: write true or false")
         return text == "true"

@@ -36,6 +36,12 @@ BLOCKS, FLAT_BLOCKS = 40, 400
 @click.option("--decoder", metavar="KIND[=PATH]", help="tiny, wan, lightvae or taehv.")
 @click.option("--backend", type=click.Choice(["auto", "torch", "triton"]), help="Of the kernels.")
 @click.option("--eight-bit", type=click.Choice(["fp8", "int8"]), help="Linear maps in eight bits.")
+@click.option("--eight-bit-cache", type=click.Choice(["fp8", "int8"]), help="Keys and values, too.")
+@click.option(
+    "--fused/--no-fused",
+    default=None,
+    help="Whether a block ends and the next begins in one pass.  [default: on a GPU]",
+)
 @click.option("--graphs/--no-graphs", default=None, help="Whether a GPU replays recorded passes.")
 @click.option("--random-weights", is_flag=True, default=None, help="Load no weights; draw them.")
 @click.option(

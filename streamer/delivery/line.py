@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from streamer.delivery.bitrate import Tier, line_kbps
 from streamer.delivery.encoder import Codec, VideoEncoder
+from streamer.delivery.planes import video_frame
 from streamer.delivery.subscription import Packet, Subscription
 
 KEY_INTERVAL_S = 0.5
@@ -83,9 +84,9 @@ class Line:
         self._encoder.set_bitrate(line_kbps(self.tier, self._full_kbps, wishes))
 
     async def convert(self, pixels: NDArray[np.uint8]) -> av.VideoFrame:
-        """RGB [H, W, 3] to a yuv420p picture, in this line's thread."""
+        """A picture in either layout to yuv420p, in this line's thread."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, _to_picture, pixels)
+        return await loop.run_in_executor(self._thread, video_frame, pixels)
 
     async def encode(self, picture: av.VideoFrame) -> tuple[list[Packet], int]:
         """Encode a picture and feed everybody.
@@ -146,7 +147,3 @@ class Line:
             picture = picture.reformat(width=self.size[0], height=self.size[1])
             picture.pts = pts
         return self._encoder.encode(picture, keyframe)
-
-
-def _to_picture(pixels: NDArray[np.uint8]) -> av.VideoFrame:
-    return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")

@@ -10,19 +10,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from streamer.delivery.planes import rgb
+
 RECIPE_KEY = "streamer"
 """Keyword of the text chunk; its text is JSON."""
 
 
 def png(pixels: NDArray[np.uint8], recipe: dict[str, object]) -> bytes:
-    """A PNG file.  pixels: uint8 [H, W, 3], RGB.  recipe: JSON values; blocks for some ms."""
+    """A PNG file.  pixels: in either layout.  recipe: JSON values; blocks for some ms."""
     chunks = PngInfo()
     chunks.add_itxt(RECIPE_KEY, json.dumps(recipe, ensure_ascii=False))
     title = recipe.get("prompt")
     if isinstance(title, str):
         chunks.add_itxt("Title", title)
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png", pnginfo=chunks, compress_level=3)
+    Image.fromarray(rgb(pixels)).save(file, "png", pnginfo=chunks, compress_level=3)
     return file.getvalue()
 
 

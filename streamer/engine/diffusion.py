@@ -11,19 +11,23 @@ that it would have had.
 
 from __future__ import annotations
 
+import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from streamer_kernels.quantise import Kind
 from torch import Tensor
 
-from streamer.config import Config
-from streamer.engine.decoding import Decoding
+from streamer.config import Config, ModelSection
+from streamer.engine.decoding import Decoded, DecodeThread, Decoding
+from streamer.engine.economy import Means
 from streamer.engine.figures import ModelFigures
 from streamer.engine.memory import memory_guard as memory_guard
 from streamer.engine.operations import choose_operations
@@ -32,9 +36,11 @@ from streamer.engine.parts import (
     check_text,
     choose_device,
     latent_size,
+    load_small_vae,
     load_text,
     load_transformer,
     load_vae,
+    read_reduced_steps,
     read_steps,
 )
 from streamer.engine.quality import Trial, change_within, check_eight_bit
@@ -50,25 +56,30 @@ from streamer.models.guidance import FlowModel
 from streamer.models.opening import encode_pictures
 from streamer.models.quantised import quantise
 from streamer.models.sampler import (
+    BlockSolver,
     block_noise,
     recache_together,
-    solve_block,
+    write_and_begin,
     write_block,
 )
 from streamer.models.transformer import PromptKV
 from streamer.stream import (
     BlockTimings,
+    Economy,
     Event,
     FrameBlock,
     History,
     Prompt,
     Reseed,
+    Saving,
     Script,
     StreamSpec,
     TransitionKind,
     Truth,
     blocks_covering,
 )
+
+log = logging.getLogger(__name__)
 
 MOST_THREADS = 8
 UNLIMITED_WINDOW_FRAMES = 240
@@ -81,15 +92,23 @@ class DiffusionModel:
     Owner: the worker process, as long as it lives.  No stream changes it.
     """
 
-    def __init__(self, config: Config, report: Callable[[float, str], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        report: Callable[[float, str], None],
+        *,
+        hands_planes: bool = False,
+    ) -> None:
         """Load everything.  report: told how far loading is, 0..1, and with what it is busy.
 
+        hands_planes: whether a GPU may hand pictures over as planes, see `FrameBlock`.
         Raises WeightsError for files that do not fit, ConfigError for sizes that do not.
         """
         if config.model is None:
             raise ConfigError(f"{config.name}: the section 'model' is missing")
         model = config.model
         self.stream = config.stream
+        self.on_pass: Callable[[], None] = lambda: None
         self.device = choose_device(model.device)
         torch.set_num_threads(model.threads or min(MOST_THREADS, torch.get_num_threads()))
         report(0.4, "loading the transformer")
@@ -102,9 +121,14 @@ class DiffusionModel:
         report(0.7, "loading the decoder")
         self.decoder = load_vae(model, self.device, self.flow.dtype)
         self.latent_size = latent_size(config, self.decoder.config, model)
+        small = load_small_vae(
+            config.name, model, self.decoder.config, self.device, self.flow.dtype
+        )
         report(0.75, "choosing kernels")
         self.ops, self.chosen = choose_operations(config, model, self.device, self.latent_size)
         self.transformer.use(self.ops)
+        # A processor would only do the encoder's work earlier.
+        self.to_planes = self.ops.to_i420 if hands_planes and self.device.type == "cuda" else None
         if self.device.type == "cuda" and model.eight_bit is None:
             # On a processor this pays little, and rounds differently.
             self.transformer.join_projections()
@@ -121,25 +145,66 @@ class DiffusionModel:
         self.texts = TextMemory(self.text, self.device)
         self.negative_prompt = model.sampler.negative_prompt
         self.steps = read_steps(model)
+        reduced = read_reduced_steps(model)
+        self.means = Means(config.name, self.decoder, small, self.steps, reduced)
         self.context_timestep = model.sampler.context_noise
+        self.is_fused = self.device.type == "cuda" if model.fused is None else model.fused
+        self.cache_kind: Kind | None = None
         self.psnr_db: float | None = None
-        if model.eight_bit is not None:
+        if model.eight_bit is not None or model.eight_bit_cache is not None:
             report(0.85, "comparing eight-bit pictures")
-            check_eight_bit(config.name, model.eight_bit, self.device)
-            change = partial(quantise, self.transformer, model.eight_bit, self.ops)
-            # Random weights draw nothing that could suffer.
-            least_db = -math.inf if model.random_weights else model.min_psnr_db
-            self.psnr_db = change_within(self._trial(), change, least_db, config.name)
+            self.psnr_db = self._turn_to_eight_bits(config.name, model)
         self._seat: Seat | None = None
         self.num_graphs = 0
+        self.decode_thread: DecodeThread | None = None
+        self.num_ahead = 0
         report(0.9, "making a first picture")
-        self._warm_up(StreamSpec(config.name, 0, self.stream.width, self.stream.height, 1))
+        spec = StreamSpec(config.name, 0, self.stream.width, self.stream.height, 1)
+        timings = self._warm_up(spec)
+        if self.device.type == "cpu" and not self.is_fused:
+            self._share_cores(timings)
         report(1.0, "ready")
+
+    def _share_cores(self, timings: BlockTimings) -> None:
+        """Decode in a thread of its own if that takes longer than a pass does.
+
+        The thread has half of the cores; on the others run the clean pass and as many steps of the
+        next block as fit beside.  timings: of a first block, whose passes see no history yet.
+        """
+        cores = torch.get_num_threads()
+        if cores < 2:
+            return
+        whole, first = self._pass_flops(), self._pass_flops(self.stream.num_frame_per_block)
+        pass_ms = statistics.median(timings.passes_ms) * whole / first
+        fitting = timings.decode_ms / pass_ms
+        if fitting < 1.0:
+            return
+        self.decode_thread = DecodeThread(cores // 2, cores - cores // 2)
+        self.num_ahead = min(round(fitting), len(self.steps.timesteps) - 1)
+        log.info("event=decode_thread cores=%d steps_ahead=%d", cores // 2, self.num_ahead)
+
+    def _pass_flops(self, num_seen: int | None = None) -> float:
+        """Arithmetic of one pass that sees so many latent frames, as many as the window holds if
+        that is not said."""
+        section, sizes = self.stream, self.transformer.config
+        rows, columns = sizes.grid(*self.latent_size)
+        frames = num_seen or section.window or section.num_frame_per_block
+        tokens = section.num_frame_per_block * rows * columns
+        return self.flow.batch * pass_flops(sizes, tokens, frames * rows * columns)
 
     @property
     def max_frames(self) -> int:
         """Pictures in the largest block."""
         return self.stream.num_frame_per_block * self.decoder.config.temporal_reduction
+
+    @property
+    def able(self) -> frozenset[Saving]:
+        """What can be saved when blocks are made too slowly."""
+        return self.means.able
+
+    def follow(self, on_pass: Callable[[], None]) -> None:
+        """From now on, call on_pass with every pass that is made."""
+        self.on_pass = on_pass
 
     def open(self, spec: StreamSpec) -> DiffusionStream:
         """A new stream at block 0.  Raises OutOfMemoryError."""
@@ -176,23 +241,20 @@ class DiffusionModel:
 
     def measure(self) -> ModelFigures:
         """Figures to judge times by: the machine's own rates, and the arithmetic of a pass."""
-        sizes, section = self.transformer.config, self.stream
-        rows, columns = sizes.grid(*self.latent_size)
-        frames = section.window or section.num_frame_per_block
-        tokens = section.num_frame_per_block * rows * columns
         with torch.inference_mode():
             return ModelFigures(
                 device=device_name(self.device),
                 dtype=str(self.flow.dtype).removeprefix("torch."),
                 operations=self.chosen,
                 num_graphs=self.num_graphs,
-                pass_flops=self.flow.batch * pass_flops(sizes, tokens, frames * rows * columns),
+                pass_flops=self._pass_flops(),
                 num_passes=len(self.steps.timesteps) + 1,
                 peak_bytes=peak_bytes(self.device),
                 matrix_flops_per_s=matrix_rate(self.device, self.flow.dtype),
                 copy_bytes_per_s=copy_rate(self.device),
-                decodes_beside=self.device.type == "cuda",
+                decodes_beside=self.device.type == "cuda" or self.decode_thread is not None,
                 psnr_db=self.psnr_db,
+                is_fused=self.is_fused,
             )
 
     def take_seat(self) -> Seat:
@@ -228,8 +290,29 @@ class DiffusionModel:
             device=self.device,
             dtype=self.flow.dtype,
             absolute_positions=section.absolute_positions,
+            spare_frames=section.num_frame_per_block if self.is_fused else 0,
+            kind=self.cache_kind,
             ops=self.ops,
         )
+
+    def _turn_to_eight_bits(self, name: str, model: ModelSection) -> float:
+        """Hold the linear maps or the cache in eight bits, as asked; how near the pictures stay.
+
+        Raises ConfigError when they suffer, or the device cannot.
+        """
+        kinds = {"eight_bit": model.eight_bit, "eight_bit_cache": model.eight_bit_cache}
+        asked = {key: kind for key, kind in kinds.items() if kind is not None}
+        for key, kind in asked.items():
+            check_eight_bit(name, key, kind, self.device)
+
+        def change() -> None:
+            if model.eight_bit is not None:
+                quantise(self.transformer, model.eight_bit, self.ops)
+            self.cache_kind = model.eight_bit_cache
+
+        # Random weights draw nothing that could suffer.
+        least_db = -math.inf if model.random_weights else model.min_psnr_db
+        return change_within(self._trial(), change, least_db, name, tuple(asked))
 
     def _trial(self) -> Trial:
         """What shows whether a change of the model can be seen."""
@@ -250,17 +333,33 @@ class DiffusionModel:
             negative = self.texts.embed(((self.negative_prompt, 1.0),))
         return self.flow.encode_text(self.texts.embed(mixture), negative)
 
-    def _warm_up(self, spec: StreamSpec) -> None:
-        """Let every operator choose its kernels now, so that the first viewer need not wait."""
+    def _warm_up(self, spec: StreamSpec) -> BlockTimings:
+        """Let every operator choose its kernels now, so that the first viewer need not wait.
+
+        result: of the last block that was made with everything.
+        """
         stream = self.open(spec)
         section = self.stream
         count = 1
         if self.recorder is not None and section.window:
             # Until the window is full and moves, so that every kind of pass is recorded.
             count = -(-section.window // section.num_frame_per_block) + 1
-        for _ in range(count):
-            stream.next_block(())
+        timings = [stream.next_block(()).timings for _ in range(count)]
+        if "decoder" in self.able:
+            stream.next_block((Economy(decoder=True),))
         stream.close()
+        return timings[-1]
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What has been done of the next block: its first steps, and when.
+
+    Good for a block that begins without any event, and never used for another.
+    """
+
+    solver: BlockSolver
+    marks: tuple[tuple[Mark, Mark], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -289,10 +388,13 @@ class DiffusionStream:
         self._block = truth.next_block
         self._frame = truth.first_frame
         self._history = History(section.window, section.sink)
+        economy = self._steering.economy
+        self._steps = model.means.steps_for(economy)
+        self._decoding = Decoding(model.means.decoder_for(economy), model.device, model.to_planes)
         self._seat = model.take_seat()
         self._context, self._prompt = self._seat.context, self._seat.prompt
         self._mixture: Mixture = ()
-        self._decoding = Decoding(model.decoder, model.device)
+        self._ahead: Ahead | None = None
         self._timeline = Timeline(model.device)
         self._marks: list[tuple[Mark, Mark]] = []
         self._clean_marks: list[tuple[Mark, Mark]] = []
@@ -315,18 +417,24 @@ class DiffusionStream:
 
     def _next_block(self, events: Sequence[Event]) -> FrameBlock:
         started = time.perf_counter()
+        ahead, self._ahead = None if events else self._ahead, None
         self._check_room(events)
         self._apply(events)
         written = time.perf_counter()
+        self._marks[:] = ahead.marks if ahead else ()
+        solver = ahead.solver if ahead else self._new_solver(self._block)
+        self._context.begin(solver.num_frames)
+        while solver.num_left:
+            solver.advance(self._flow, self._prompt, self._context)
+        clean, solving = solver.solved.clean, list(self._marks)
         self._marks.clear()
-        noise = self._draw_noise()
-        solved = solve_block(
-            self._flow, self._model.steps, noise.__getitem__, self._prompt, self._context
-        )
-        solving = list(self._marks)
-        decoded = self._decoding.begin(solved.clean)
-        self._marks.clear()
-        self._write(solved.clean)
+        thread = self._model.decode_thread
+        # What a change leads to is shown as soon as can be, with all cores.
+        if thread is not None and not events:
+            decoded = self._decode_beside(thread, clean)
+        else:
+            decoded = self._decoding.begin(clean)
+            self._finish(clean)
         frames, kept = decoded.wait()
         passes = self._spent(solving) + self._spent(self._clean_pass())
         started_decoding, ended_decoding, copied = decoded.marks
@@ -357,6 +465,7 @@ class DiffusionStream:
         first = self._timeline.mark()
         flow = self._seat.replayed(latents, timestep, text, context)
         self._marks.append((first, self._timeline.mark()))
+        self._model.on_pass()
         return flow
 
     def _clean_pass(self) -> list[tuple[Mark, Mark]]:
@@ -368,6 +477,57 @@ class DiffusionStream:
     def _spent(self, marks: Sequence[tuple[Mark, Mark]]) -> tuple[float, ...]:
         return tuple(self._timeline.milliseconds(*each) for each in marks)
 
+    def _finish(self, clean: Tensor) -> None:
+        """Make the block history and, where that is on, begin the next one in the same pass.
+
+        What will change the next block is not known yet; then its first step is taken again, and
+        this block is history all the same.  It is begun whether or not anybody asks for it soon:
+        the same script must launch the same work, or a replay would differ in its rounding.
+        """
+        if not self._model.is_fused or not self._has_room_for(2):
+            self._write(clean)
+            return
+        noise, text = self._draw_noise(self._block + 1), self._prompt
+        mixture = self._steering.mixture(self._block + 1)
+        if mixture != self._mixture:
+            text = text.beside(self._model.encode_text(mixture))
+        flow = write_and_begin(
+            self._flow,
+            clean,
+            noise[0],
+            self._steps.timesteps[0],
+            text,
+            self._context,
+            self._model.context_timestep,
+        )
+        self._ahead = Ahead(BlockSolver(self._steps, noise.__getitem__, flow))
+
+    def _decode_beside(self, thread: DecodeThread, clean: Tensor) -> Decoded:
+        """Decode in a thread; meanwhile make the block history and take steps of the next one.
+
+        Their number is the same every time, as in `_finish`.
+        """
+        decoding = thread.begin(self._decoding, clean)
+        try:
+            with thread.beside():
+                self._write(clean)
+                if self._has_room_for(1):
+                    self._go_ahead()
+        finally:
+            wait([decoding])
+        return decoding.result()
+
+    def _go_ahead(self) -> None:
+        """Take the first steps of the next block, as if nothing changed with it."""
+        written = len(self._marks)
+        solver = self._new_solver(self._block + 1)
+        self._set_text(self._steering.mixture(self._block + 1))
+        self._context.begin(solver.num_frames)
+        for _ in range(min(self._model.num_ahead, solver.num_left - 1)):
+            solver.advance(self._flow, self._prompt, self._context)
+        self._ahead = Ahead(solver, tuple(self._marks[written:]))
+        del self._marks[written:]
+
     def _write(self, clean: Tensor) -> None:
         """Make clean latents [1, F, C, H, W] the newest history of the ring."""
         timestep = self._model.context_timestep
@@ -377,6 +537,8 @@ class DiffusionStream:
         """Let the events take effect: forget what a transition forgets, set the text, recache."""
         is_recached = False
         for event in events:
+            if isinstance(event, Economy):
+                self._save(event)
             self._steering.apply(self._block, event)
             kind = self._kind_of(event)
             # What a stream begins with was written before there was any text.
@@ -386,6 +548,15 @@ class DiffusionStream:
         self._set_text(self._steering.mixture(self._block))
         if is_recached:
             self._recache()
+
+    def _save(self, economy: Economy) -> None:
+        """Go on with this decoder and these steps; a decoder that was not in use is shown what it
+        would remember."""
+        decoder = self._model.means.decoder_for(economy)
+        self._steps = self._model.means.steps_for(economy)
+        if decoder is not self._decoding.decoder:
+            self._decoding.turn_to(decoder)
+            self._remember()
 
     def _recache(self) -> None:
         """Write the window's keys again under the present text."""
@@ -428,8 +599,12 @@ class DiffusionStream:
             self._history.add(index, latents)
         self._set_text(self._steering.mixture(max(0, self._block - 1)))
         self._rebuild(truth.history)
-        if truth.history:
-            latest = self._latest(truth.history, self._model.decoder.config.remembered_frames)
+        self._remember()
+
+    def _remember(self) -> None:
+        """Rebuild the decoder's memory from the kept latents."""
+        if kept := self._history.kept():
+            latest = self._latest(kept, self._decoding.decoder.config.remembered_frames)
             self._decoding.remember(self._to_device(latest))
 
     @staticmethod
@@ -467,19 +642,21 @@ class DiffusionStream:
             return 0
         return self._block * self._section.num_frame_per_block - num_frames
 
-    def _draw_noise(self) -> list[Tensor]:
-        """All noise of the block, on its way to the device before the first pass wants it."""
+    def _new_solver(self, block: int) -> BlockSolver:
+        """The steps of a block, none of them taken."""
+        return BlockSolver(self._steps, self._draw_noise(block).__getitem__)
+
+    def _draw_noise(self, block: int) -> list[Tensor]:
+        """All noise of a block, on its way to the device before the first pass wants it."""
         shape = (
             1,
             self._section.num_frame_per_block,
             self._model.transformer.config.in_channels,
             *self._model.latent_size,
         )
-        steps, device = self._model.steps, self._model.device
+        steps, device = self._steps, self._model.device
         num_draws = 1 if steps.solver == "unipc" else len(steps.timesteps)
-        draws = [
-            block_noise(self._steering.seed, self._block, draw, shape) for draw in range(num_draws)
-        ]
+        draws = [block_noise(self._steering.seed, block, draw, shape) for draw in range(num_draws)]
         if device.type != "cuda":
             return draws
         return [draw.pin_memory().to(device, non_blocking=True) for draw in draws]
@@ -488,14 +665,19 @@ class DiffusionStream:
         """[F, C, H, W] on the host to [1, F, C, H, W] on the device."""
         return torch.from_numpy(np.array(latents)).to(self._model.device)[None]
 
-    def _check_room(self, events: Sequence[Event]) -> None:
+    def _has_room_for(self, num_blocks: int) -> bool:
+        """Whether the ring takes so many more blocks; one with a window always does."""
         layout = self._context.layout
-        end = self._context.num_frames + self._section.num_frame_per_block
+        end = self._context.num_frames + num_blocks * self._section.num_frame_per_block
+        return layout.window is not None or end <= layout.num_slots
+
+    def _check_room(self, events: Sequence[Event]) -> None:
         begins_anew = any(
             self._kind_of(event) in (TransitionKind.CUT, TransitionKind.SCENE) for event in events
         )
-        if layout.window is None and end > layout.num_slots and not begins_anew:
+        if not self._has_room_for(1) and not begins_anew:
+            num_slots = self._context.layout.num_slots
             raise EngineError(
-                f"a stream with window 0 keeps everything and is full after {layout.num_slots} "
+                f"a stream with window 0 keeps everything and is full after {num_slots} "
                 "latent frames; set stream.window for an endless one"
             )

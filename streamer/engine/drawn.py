@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from streamer.config import DecoderSection, ModelSection, weights_path
-from streamer.models.tiny_vae import TAEW2_1, TinyVAE, load_vae
+from streamer.models.decoders import load_folded
+from streamer.models.tiny_vae import TAEW2_1, TinyVAE
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 from streamer.models.vae import VideoVAE
 from streamer.models.wan_vae import WanVAE, WanVAEConfig
@@ -51,7 +52,7 @@ def draw_transformer(model: ModelSection, device: torch.device) -> CausalWanTran
 def draw_decoder(section: DecoderSection, device: torch.device, dtype: torch.dtype) -> VideoVAE:
     """An autoencoder of the kind that the configuration asks for."""
     if section.kind == "tiny":
-        return load_vae(weights_path(section.weights), device)
+        return load_folded(weights_path(section.weights), device)
     if section.dtype is not None:
         dtype = getattr(torch, section.dtype)
     with torch.device("meta"):

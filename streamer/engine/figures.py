@@ -20,6 +20,7 @@ class ModelFigures:
     peak_bytes: the most memory so far: on a GPU the device's, else the process's.
     decodes_beside: whether pictures are decoded while passes run.
     psnr_db: how near eight-bit pictures are to those without; None for others.
+    is_fused: whether the clean pass and the next block's first step are one.
     """
 
     device: str
@@ -33,6 +34,7 @@ class ModelFigures:
     peak_bytes: int = 0
     decodes_beside: bool = False
     psnr_db: float | None = None
+    is_fused: bool = False
 
 
 def process_peak_bytes() -> int:

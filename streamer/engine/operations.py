@@ -57,6 +57,7 @@ def choose_operations(
         num_valid=(section.window or 7 * frames) * tokens,
         num_sink=0 if section.absolute_positions else section.sink * tokens,
         picture=(4 * frames, section.height, section.width),
+        ring=model.eight_bit_cache,
     )
     dtype = getattr(torch, model.transformer.dtype)
     ops, choices = choose_ops(shape, device, dtype=dtype, path=default_path())

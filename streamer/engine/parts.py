@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from streamer.models.text import TextEncoder, load_text_encoder
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 from streamer.models.umt5 import load_umt5
 from streamer.models.vae import VAESizes, VideoVAE
+
+logger = logging.getLogger(__name__)
 
 KEPT_TEXTS = 64
 WIDE = 1024
@@ -100,6 +103,34 @@ def load_vae(model: ModelSection, device: torch.device, dtype: torch.dtype) -> V
     return load_decoder(model.decoder, device=device, dtype=dtype)
 
 
+def load_small_vae(
+    name: str, model: ModelSection, whole: VAESizes, device: torch.device, dtype: torch.dtype
+) -> VideoVAE | None:
+    """The small decoder, where the configuration names one and its file is there.
+
+    whole: the sizes of the decoder that it stands in for.
+    Raises WeightsError, and ConfigError when it cannot stand in.
+    """
+    section = model.small_decoder
+    if section is None:
+        return None
+    if model.random_weights:
+        small = draw_decoder(section, device, dtype)
+    elif (path := weights_path(section.weights)).exists():
+        small = load_decoder(section, device=device, dtype=dtype)
+    else:
+        logger.warning("event=small_decoder_missing path=%s measure=not_taken", path)
+        return None
+    for size in ("latent_channels", "spatial_reduction", "temporal_reduction", "has_single_first"):
+        wanted, found = getattr(whole, size), getattr(small.config, size)
+        if found != wanted:
+            raise ConfigError(
+                f"{name}: {size} of model.small_decoder is {found}, of model.decoder {wanted}; "
+                "take one for the same latents, or leave it out"
+            )
+    return small
+
+
 def load_text(
     model: ModelSection, device: torch.device, report: Callable[[float, str], None]
 ) -> TextEncoder:
@@ -124,18 +155,25 @@ def load_text(
 
 def read_steps(model: ModelSection) -> DenoisingSteps:
     """The denoising steps.  Raises ConfigError for a list that cannot be meant."""
+    return _steps(model, "denoising_step_list", model.sampler.denoising_step_list)
+
+
+def read_reduced_steps(model: ModelSection) -> DenoisingSteps | None:
+    """The shorter list of steps, where there is one.  Raises ConfigError as read_steps does."""
+    steps = model.sampler.reduced_step_list
+    return None if steps is None else _steps(model, "reduced_step_list", steps)
+
+
+def _steps(model: ModelSection, key: str, steps: Sequence[float]) -> DenoisingSteps:
     section = model.sampler
-    if not all(step.is_integer() for step in section.denoising_step_list):
-        raise ConfigError(
-            f"model.sampler.denoising_step_list is {section.denoising_step_list}; "
-            "only whole numbers are supported"
-        )
-    numbers = [int(step) for step in section.denoising_step_list]
+    if not all(step.is_integer() for step in steps):
+        raise ConfigError(f"model.sampler.{key} is {list(steps)}; only whole numbers are supported")
+    numbers = [int(step) for step in steps]
     if section.solver == "unipc":
         if section.warp:
             raise ConfigError(
                 "model.sampler.solver is 'unipc', which takes timesteps as they are; set warp to "
-                "false and write the warped timesteps into denoising_step_list"
+                f"false and write the warped timesteps into {key}"
             )
         return DenoisingSteps.literal(numbers)
     try:

@@ -18,7 +18,7 @@ from streamer.config import Config
 from streamer.engine.figures import ModelFigures, process_peak_bytes
 from streamer.engine.steering import Mixture, Steering
 from streamer.errors import PictureError
-from streamer.stream import BlockTimings, Event, FrameBlock, Script, StreamSpec, Truth
+from streamer.stream import BlockTimings, Event, FrameBlock, Saving, Script, StreamSpec, Truth
 
 FRAMES_PER_LATENT = 4
 BARS = 8
@@ -56,7 +56,11 @@ class PatternModel:
         """report: told how far loading is, 0..1, and with what it is busy."""
         self._config = config
         self.max_frames = config.stream.num_frame_per_block * FRAMES_PER_LATENT
+        self.able: frozenset[Saving] = frozenset()
         report(1.0, "colour bars")
+
+    def follow(self, on_pass: Callable[[], None]) -> None:
+        """There are no passes: a block is made at once."""
 
     def encode(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Raises PictureError: there is no model that could go on from pictures."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,34 +74,45 @@ class Trial:
 
 
 @torch.inference_mode()
-def change_within(trial: Trial, change: Callable[[], object], least_db: float, name: str) -> float:
+def change_within(
+    trial: Trial,
+    change: Callable[[], object],
+    least_db: float,
+    name: str,
+    keys: Sequence[str] = ("eight_bit",),
+) -> float:
     """Change a model and give the PSNR of its pictures to those of before, in decibels.
 
-    change: changes the model for good.  name: of the configuration.
+    change: changes the model for good.  name: of the configuration.  keys: those that ask for it.
     Raises ConfigError below least_db.
     """
     before = trial.predict()
     wanted = trial.pictures(before)
     change()
     reached = psnr_db(trial.pictures(trial.predict(before)), wanted)
-    log.info("event=eight_bit_quality psnr_db=%.1f least_db=%.1f", reached, least_db)
+    log.info(
+        "event=eight_bit_quality changed=%s psnr_db=%.1f least_db=%.1f",
+        "+".join(keys),
+        reached,
+        least_db,
+    )
     if not reached >= least_db:
         told = f"{reached:.1f}" if math.isfinite(reached) else "no finite number of"
+        asked = " and ".join(f"model.{key}" for key in keys)
         raise ConfigError(
-            f"{name}: with model.eight_bit the pictures are {told} dB from those in full "
-            f"precision, at least {least_db:g} are wanted; leave model.eight_bit out, or lower "
-            "model.min_psnr_db"
+            f"{name}: with {asked} the pictures are {told} dB from those in full precision, at "
+            f"least {least_db:g} are wanted; leave {asked} out, or lower model.min_psnr_db"
         )
     return reached
 
 
-def check_eight_bit(name: str, kind: Kind, device: torch.device) -> None:
-    """Raises ConfigError when a GPU cannot compute in this kind of number."""
+def check_eight_bit(name: str, key: str, kind: Kind, device: torch.device) -> None:
+    """Raises ConfigError when a GPU cannot compute in the kind of number that a key asks for."""
     if kind != "fp8" or device.type != "cuda":
         return
     capability = torch.cuda.get_device_capability(device)
     if capability < FP8_CAPABILITY:
         raise ConfigError(
-            f"{name}: model.eight_bit is 'fp8', which needs compute capability 8.9; this GPU has "
+            f"{name}: model.{key} is 'fp8', which needs compute capability 8.9; this GPU has "
             f"{capability[0]}.{capability[1]}; choose 'int8', or leave it out"
         )

@@ -1,4 +1,4 @@
-"""What a script says about one block: the seed, the prompt in force, and the texts it is made of.
+"""What a script says about one block: seed, prompt, the texts it is made of, and what is saved.
 
 Every kind of stream in the worker asks this; it is plain arithmetic on the events, so a stream that
 grew block by block and one that was restored from its script agree by construction.
@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamer.stream import Event, Prompt, Reseed, Script, Transition, TransitionKind
+from streamer.stream import (
+    NO_ECONOMY,
+    Economy,
+    Event,
+    Prompt,
+    Reseed,
+    Script,
+    Transition,
+    TransitionKind,
+)
 
 Mixture = tuple[tuple[str, float], ...]
 """Texts and their weights, which add up to 1."""
@@ -19,7 +28,7 @@ NO_TEXT: Mixture = (("", 1.0),)
 
 @dataclass
 class Steering:
-    """The seed and the texts in force, from block to block.
+    """The seed, the texts and the economy in force, from block to block.
 
     Owner: one stream in the worker, as long as it lives.  default: the transition of a prompt that
     names none.
@@ -28,6 +37,7 @@ class Steering:
     seed: int
     default: Transition
     prompt_id: str = ""
+    economy: Economy = NO_ECONOMY
     _before: Mixture = NO_TEXT
     _now: Mixture = NO_TEXT
     _first: int = 0
@@ -46,6 +56,8 @@ class Steering:
         """Let an event take effect at the start of `block`."""
         if isinstance(event, Reseed):
             self.seed = event.seed
+        elif isinstance(event, Economy):
+            self.economy = event
         elif isinstance(event, Prompt):
             transition = self.transition_of(event)
             is_blend = transition.kind is TransitionKind.BLEND and self._now != NO_TEXT

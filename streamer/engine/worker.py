@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from streamer.config import Config
 from streamer.engine.figures import ModelFigures
+from streamer.engine.pulse import Beat, Pulse
 from streamer.errors import (
     ConfigError,
     OutOfMemoryError,
@@ -35,7 +36,7 @@ from streamer.errors import (
     StreamUnknownError,
     WorkerStartError,
 )
-from streamer.stream import Event, FrameBlock, StreamSpec, Truth
+from streamer.stream import Event, FrameBlock, Saving, StreamSpec, Truth
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Ready:
-    """The model is loaded."""
+    """The model is loaded.  able: what it can save when blocks are made too slowly."""
+
+    able: frozenset[Saving] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class BlockMade:
-    """A block.  Its frames lie in `slot`, with `shape` [T, H, W, 3]; the block's own are empty."""
+    """A block.  Its frames lie in `slot`, with that shape; the block's own are empty."""
 
     request: int
     slot: int
@@ -175,7 +178,9 @@ class Ending:
     reason: str
 
 
-Reply = Progress | Ready | StartFailed | Done | Encoded | Measured | BlockMade | Refused | Ending
+Reply = (
+    Progress | Ready | StartFailed | Done | Encoded | Measured | BlockMade | Refused | Ending | Beat
+)
 
 
 class VideoStream(Protocol):
@@ -194,6 +199,13 @@ class VideoModel(Protocol):
     @property
     def max_frames(self) -> int:
         """Pictures in the largest block."""
+
+    @property
+    def able(self) -> frozenset[Saving]:
+        """What can be saved when blocks are made too slowly."""
+
+    def follow(self, on_pass: Callable[[], None]) -> None:
+        """From now on, call on_pass with every pass that is made: a sign that work moves on."""
 
     def encode(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pictures [T, H, W, 3] of the stream's size to latents [F, C, H, W] to begin with."""
@@ -224,26 +236,28 @@ def slot_view(memory: Array[c_uint8], config: Config, slot: int) -> NDArray[np.u
 def run_worker(config: Config, pipe: Connection, memory: Array[c_uint8]) -> None:
     """Entry of the process: load, then serve until the parent ends it or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pulse = Pulse(pipe)
     try:
-        model = load_model(config, lambda part, stage: pipe.send(Progress(part, stage)))
+        model = load_model(config, lambda part, stage: pulse.send(Progress(part, stage)))
         _check_room(model, config)
     except StreamerError as error:
-        pipe.send(StartFailed(error))
+        pulse.send(StartFailed(error))
         return
     except Exception as error:
         traceback.print_exc()
         reason = WorkerStartError(f"the model {config.name!r} cannot be loaded: {_brief(error)}")
-        pipe.send(StartFailed(reason))
+        pulse.send(StartFailed(reason))
         sys.exit(1)
-    worker = Worker(config, model, pipe, memory)
-    pipe.send(Ready())
+    model.follow(pulse.note)
+    worker = Worker(config, model, pipe, pulse, memory)
+    pulse.send(Ready(model.able))
     try:
         worker.serve()
     except BrokenPipeError:
         return
     except Exception as error:
         traceback.print_exc()
-        pipe.send(Ending(_brief(error)))
+        pulse.send(Ending(_brief(error)))
         sys.exit(1)
 
 
@@ -261,7 +275,7 @@ def load_model(config: Config, report: Callable[[float, str], None]) -> VideoMod
     _let_idle_threads_sleep()
     from streamer.engine.diffusion import DiffusionModel
 
-    return DiffusionModel(config, report)
+    return DiffusionModel(config, report, hands_planes=True)
 
 
 def _let_idle_threads_sleep() -> None:
@@ -284,11 +298,17 @@ class Worker:
     """
 
     def __init__(
-        self, config: Config, model: VideoModel, pipe: Connection, memory: Array[c_uint8]
+        self,
+        config: Config,
+        model: VideoModel,
+        pipe: Connection,
+        pulse: Pulse,
+        memory: Array[c_uint8],
     ) -> None:
         self._config = config
         self._model = model
         self._pipe = pipe
+        self._pulse = pulse
         self._memory = memory
         self._streams: dict[int, VideoStream] = {}
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
@@ -300,7 +320,10 @@ class Worker:
     def serve(self) -> None:
         """Serve requests for ever.  Raises whatever no stream may survive."""
         while True:
+            self._pulse.is_busy = False
             request = self._requests.get()
+            self._pulse.note()
+            self._pulse.is_busy = True
             try:
                 reply = self._answer(request)
             except MemoryError as error:
@@ -309,7 +332,7 @@ class Worker:
                 reply = self._out_of_memory(request, error)
             except StreamerError as error:
                 reply = Refused(request.request, error)
-            self._pipe.send(reply)
+            self._pulse.send(reply)
 
     def _listen(self) -> None:
         while True:

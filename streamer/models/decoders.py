@@ -8,6 +8,7 @@ import torch
 
 from streamer.config import DecoderSection, weights_path
 from streamer.models.checkpoints.load import fill, locate
+from streamer.models.tiny_decoder import FoldedVAE
 from streamer.models.tiny_vae import TAEW2_1, TinyVAE, load_vae
 from streamer.models.vae import VideoVAE
 from streamer.models.wan_vae import WanVAE, WanVAEConfig
@@ -28,10 +29,19 @@ def load_decoder(
     if section.dtype is not None:
         dtype = getattr(torch, section.dtype)
     if section.kind == "tiny":
-        return load_vae(path, device)
+        return load_folded(path, device)
     if section.kind == "taehv":
         return load_taehv(path, device=device, dtype=dtype)
     return load_wan_vae(path, device=device, dtype=dtype)
+
+
+def load_folded(path: Path, device: torch.device | str = "cpu") -> VideoVAE:
+    """Our own autoencoder as `save_vae` wrote it, its decoder folded where it can be.
+
+    Raises WeightsError.
+    """
+    vae = load_vae(path, device)
+    return FoldedVAE(vae) if vae.is_linear else vae
 
 
 def load_wan_vae(

@@ -17,13 +17,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from streamer.models.context import RollingContext, StreamingContext
+from streamer.models.context import Fill, RollingContext, StreamingContext
 from streamer.models.transformer import PromptKV
 
 logger = logging.getLogger(__name__)
 
 Pass = Callable[[Tensor, Tensor, PromptKV, StreamingContext], Tensor]
-Key = tuple[torch.Size, torch.dtype, tuple[int, int, bool]]
+Key = tuple[torch.Size, torch.dtype, Fill]
 
 
 class Recorder(Protocol):
@@ -93,6 +93,8 @@ class ReplayedPass:
         """The flow of latents [B, F, C, H, W] at timestep [B]; the sampler's `Model`."""
         if self._recorder is None or text is not self._text or context is not self._context:
             return self._model(latents, timestep, text, context)
+        if not self._context.is_replayable:
+            return self._model(latents, timestep, text, context)
         key = latents.shape, latents.dtype, self._context.fill
         found = self._recorded.get(key)
         if found is None:
@@ -118,5 +120,12 @@ class ReplayedPass:
             self._recorder = None
             self._recorded.clear()
             return False
-        logger.info("event=graph_recorded frames=%d seen=%d shifted=%s", *self._context.fill)
+        fill = self._context.fill
+        logger.info(
+            "event=graph_recorded frames=%d ahead=%d seen=%d shifted=%s",
+            fill.num_frames,
+            fill.num_ahead,
+            fill.num_seen,
+            fill.is_shifted,
+        )
         return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamer.config import Config, TransformerSection
+from streamer.config import Config, ModelSection, TransformerSection
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPATIAL_REDUCTION = 8
@@ -59,23 +59,40 @@ def needs(config: Config) -> Needs:
     section, stream = config.model.transformer, config.stream
     size = BYTES[section.dtype]
     tokens = _tokens(config)
-    rows = tokens * stream.num_frame_per_block
+    block, is_fused = stream.num_frame_per_block, _may_be_fused(config.model)
+    rows = tokens * block * (2 if is_fused else 1)
     streams = 2 if config.model.sampler.guidance_scale != 1 else 1
-    slots = (stream.window or UNLIMITED_WINDOW_FRAMES) * tokens + section.text_length
-    cache = 2 * section.num_layers * slots * section.width * size * streams
+    frames = (stream.window or UNLIMITED_WINDOW_FRAMES) + (block if is_fused else 0)
+    held = frames * tokens * _bytes_held(config.model) + section.text_length * size
+    cache = round(2 * section.num_layers * section.width * held * streams)
     widest = max(section.ffn_width, 6 * section.width)
     passing = streams * rows * (widest + 6 * section.width) * size
-    decoder = config.model.decoder.kind
+    decoders = [config.model.decoder.kind]
+    if config.model.small_decoder is not None:
+        decoders.append(config.model.small_decoder.kind)
     picture = stream.width * stream.height
     return Needs(
         transformer=transformer_parameters(section) * size,
         text=TEXT_PARAMETERS[config.model.text.kind] * BYTES[config.model.text.dtype],
-        decoder=DECODER_PARAMETERS[decoder] * 4,
+        decoder=sum(DECODER_PARAMETERS[kind] for kind in decoders) * 4,
         cache=cache,
-        passing=passing + picture * DECODER_PASS_CHANNELS[decoder] * 4,
+        passing=passing + picture * max(DECODER_PASS_CHANNELS[kind] for kind in decoders) * 4,
         largest_tensor=max(section.ffn_width, 6 * section.width) * section.width * size,
         is_text_parked=config.model.text.parked,
     )
+
+
+def _may_be_fused(model: ModelSection) -> bool:
+    """Whether two blocks may share a pass, for which the ring has room behind it."""
+    return model.device != "cpu" if model.fused is None else model.fused
+
+
+def _bytes_held(model: ModelSection) -> float:
+    """Of one number in the ring; codes share a scale of four bytes by the head."""
+    section = model.transformer
+    if model.eight_bit_cache is None:
+        return BYTES[section.dtype]
+    return 1 + 4 * section.num_heads / section.width
 
 
 def transformer_parameters(section: TransformerSection) -> int:

@@ -135,7 +135,9 @@ class FlowMatchTable:
 
 def _per_latent(sigma: Tensor | float, latents: Tensor) -> Tensor:
     """Sigma, a number, [B] or [B, F], as a tensor that broadcasts over latents."""
-    sigma = torch.as_tensor(sigma, device=latents.device)
+    if not isinstance(sigma, Tensor):  # made on the device: a copy would wait for it
+        return torch.full((), sigma, device=latents.device)
+    sigma = sigma.to(latents.device)
     return sigma.reshape(sigma.shape + (1,) * (latents.ndim - sigma.ndim)) if sigma.ndim else sigma
 
 
@@ -252,26 +254,69 @@ def solve_block(
     noise: Callable[[int], Tensor],
     text: PromptKV,
     context: StreamingContext,
+    begun: Tensor | None = None,
 ) -> Solved:
     """The steps of the next block, without the clean pass; see denoise_block.
 
     The block is left open: what the last step wrote into the context becomes history with
     `context.commit()`, or is overwritten by `write_block`.
+    begun: the flow of the first step, where `write_and_begin` has taken it already.
     """
-    latents = noise(0)
-    context.begin(latents.shape[1])
-    solver = UniPC(steps.sigmas) if steps.solver == "unipc" else None
-    clean = sample = latents
-    for step, (timestep, sigma) in enumerate(zip(steps.timesteps, steps.sigmas, strict=True)):
-        if step > 0 and solver is None:
-            latents = add_noise(clean, noise(step), sigma)
-        sample = latents
-        flow = model(latents, _told(timestep, latents), text, context)
-        clean = to_clean(latents, flow, sigma)
-        if solver is not None:
-            latents = solver.step(latents, clean)
-            sample = solver.sample
-    return Solved(clean, sample)
+    solver = BlockSolver(steps, noise, begun)
+    context.begin(solver.num_frames)
+    while solver.num_left:
+        solver.advance(model, text, context)
+    return solver.solved
+
+
+class BlockSolver:
+    """The steps of one block, one after the other, with pauses wherever they are wanted.
+
+    Whoever takes the steps opens the block in the context before the first one, and takes all of
+    them under one text.  noise, begun: see solve_block.
+    """
+
+    def __init__(
+        self, steps: DenoisingSteps, noise: Callable[[int], Tensor], begun: Tensor | None = None
+    ) -> None:
+        self._steps = steps
+        self._noise = noise
+        self._begun = begun
+        self._unipc = UniPC(steps.sigmas) if steps.solver == "unipc" else None
+        self._latents = self._clean = self._sample = noise(0)
+        self._step = 0
+
+    @property
+    def num_frames(self) -> int:
+        """Latent frames of the block."""
+        return self._clean.shape[1]
+
+    @property
+    def num_left(self) -> int:
+        """How many steps are still to be taken."""
+        return len(self._steps.timesteps) - self._step
+
+    @property
+    def solved(self) -> Solved:
+        """What the steps so far led to."""
+        return Solved(self._clean, self._sample)
+
+    def advance(self, model: Model, text: PromptKV, context: StreamingContext) -> None:
+        """Take the next step."""
+        step, latents = self._step, self._latents
+        timestep, sigma = self._steps.timesteps[step], self._steps.sigmas[step]
+        if step > 0 and self._unipc is None:
+            latents = add_noise(self._clean, self._noise(step), sigma)
+        self._sample = latents
+        if step > 0 or self._begun is None:
+            flow = model(latents, _told(timestep, latents), text, context)
+        else:
+            flow = self._begun
+        self._clean = to_clean(latents, flow, sigma)
+        if self._unipc is not None:
+            self._latents = self._unipc.step(latents, self._clean)
+            self._sample = self._unipc.sample
+        self._step += 1
 
 
 def write_block(
@@ -291,6 +336,33 @@ def write_block(
     context.begin(clean.shape[1])
     model(clean, _told(context_timestep, clean), text, context)
     context.commit()
+
+
+def write_and_begin(
+    model: Model,
+    clean: Tensor,
+    noise: Tensor,
+    timestep: float,
+    text: PromptKV,
+    context: RollingContext,
+    context_timestep: float = 0.0,
+) -> Tensor:
+    """`write_block` for one block and the first step of the next one, as a single pass over both.
+
+    The next block sees the clean keys of this one, which every layer writes before it attends; this
+    block sees nothing of the next.  To rounding it is the same as one after the other, with twice
+    the tokens to fill a GPU with.
+
+    clean, noise: [B, F, C, H, W].  timestep: of the first step.
+    text: of both blocks, or `this.beside(next)`.
+    result: the flow of the first step, for `solve_block`; without it nothing but the first step is
+    lost, and this block is history all the same.
+    """
+    context.begin_pair(clean.shape[1])
+    told = torch.stack([_told(context_timestep, clean), _told(timestep, noise)], dim=1)
+    flow = model(torch.cat([clean, noise], dim=1), told, text, context)
+    context.commit()
+    return flow[:, clean.shape[1] :]
 
 
 def recache_together(

@@ -181,11 +181,12 @@ class WordTable(nn.Module):
     def look_up(self, words: Sequence[str]) -> Tensor:
         """Vectors of words; parts are averaged, a word like no other gets zeros.  [N, D]."""
         result = self.scales.new_zeros(len(words), self.width)
-        for position, word in enumerate(words):
-            rows = self.find(word)
-            if rows:
-                index = torch.tensor(rows, device=self.rows.device)
-                result[position] = self.vectors(index).mean(dim=0)
+        found = [(place, self.find(word)) for place, word in enumerate(words)]
+        parts = [(place, row, 1 / len(rows)) for place, rows in found for row in rows]
+        if parts:  # in one go: on a GPU every word by itself would be waited for
+            places, rows, shares = (result.new_tensor(part) for part in zip(*parts, strict=True))
+            vectors = self.vectors(rows.long()) * shares[:, None]
+            result.index_add_(0, places.long(), vectors)
         return result
 
     def _find_unknown(self, word: str) -> tuple[int, ...]:

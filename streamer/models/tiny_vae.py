@@ -308,13 +308,19 @@ class TinyVAE(nn.Module):
         raw, state = self.decode_raw(latents, state)
         return raw.clamp(0, 1), state
 
+    def check(self, latents: Tensor, state: DecoderState | None) -> None:
+        """Raise ValueError for latents or a state that this decoder cannot take."""
+        channels = self.config.latent_channels
+        if latents.dim() != 5 or latents.shape[2] != channels:
+            raise ValueError(f"latents are {tuple(latents.shape)}, need [B,F,{channels},h,w]")
+        if state is not None:
+            _check_memories(self.decoder, state.memories)
+
     def decode_raw(
         self, latents: Tensor, state: DecoderState | None = None
     ) -> tuple[Tensor, DecoderState]:
         """As `decode`, but not clamped to 0..1: what training compares."""
-        channels = self.config.latent_channels
-        if latents.dim() != 5 or latents.shape[2] != channels:
-            raise ValueError(f"latents are {tuple(latents.shape)}, need [B,F,{channels},h,w]")
+        self.check(latents, state)
         batch, frames = latents.shape[:2]
         latents = latents.to(self._dtype)
         raw = self.denormalise(latents)
@@ -455,21 +461,26 @@ def _memory_blocks(module: nn.Module) -> list[MemBlock | ShortcutMemBlock]:
     return [layer for layer in module.modules() if isinstance(layer, kinds)]
 
 
+def _check_memories(layers: nn.Sequential, memories: tuple[Tensor, ...]) -> None:
+    count = len(_memory_blocks(layers))
+    if len(memories) != count:
+        raise ValueError(
+            f"the state holds {len(memories)} memories, this half has {count} memory blocks"
+        )
+
+
 def _run(
     layers: nn.Sequential, x: Tensor, batch: int, memories: tuple[Tensor, ...] | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """x [B*F,...] through the layers -> ([B,F',...], the memory blocks' new memories)."""
-    count = len(_memory_blocks(layers))
-    if memories is not None and len(memories) != count:
-        raise ValueError(
-            f"the state holds {len(memories)} memories, this half has {count} memory blocks"
-        )
-    previous: Iterator[Tensor | None] = iter(memories if memories is not None else [None] * count)
+    if memories is not None:
+        _check_memories(layers, memories)
+    previous: Iterator[Tensor] = iter(memories or ())
     kept: list[Tensor] = []
     x = x.contiguous(memory_format=torch.channels_last)
     for layer in layers:
         if isinstance(layer, MemBlock | ShortcutMemBlock):
-            x, memory = layer(x, batch, next(previous))
+            x, memory = layer(x, batch, next(previous, None))
             kept.append(memory)
         else:
             x = layer(x)

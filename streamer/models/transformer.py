@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +126,7 @@ class PromptKV:
 
     pooled, canvas: [B, E] and [B, N of a frame, E], in models that have them.  Made once a prompt.
     A stream keeps one at a fixed address and overwrites it in place with `copy_`.
+    With R times the samples of a pass, it holds R texts a sample: see `beside`.
     """
 
     k: Tensor
@@ -142,6 +143,21 @@ class PromptKV:
     def clone(self) -> PromptKV:
         """An independent copy."""
         return replace(self, **{n: t.clone() for n, t in vars(self).items() if t is not None})
+
+    def beside(self, other: PromptKV) -> PromptKV:
+        """Two texts a sample, for a pass whose first half reads this one and whose second, other.
+
+        results: [L, 2 B, ...] and [2 B, ...]; the texts of a sample follow each other.
+        """
+        dims = {"k": 1, "v": 1, "pooled": 0, "canvas": 0}
+        both = {
+            name: torch.stack([mine, theirs], dim=dims[name] + 1).flatten(
+                dims[name], dims[name] + 1
+            )
+            for (name, mine), theirs in zip(vars(self).items(), vars(other).values(), strict=True)
+            if mine is not None
+        }
+        return PromptKV(**both)
 
 
 class SelfAttention(nn.Module):
@@ -171,7 +187,17 @@ class SelfAttention(nn.Module):
         weights = self.norm_q.weight, self.norm_k.weight, table, self.eps
         if isinstance(context, RingContext) and not k.requires_grad:
             place = context.place(self.layer)
-            q, q_sink = self.ops.qk_norm_rope_write(q, k, v, *weights, *place)
+            q, q_sink = self.ops.qk_norm_rope_write(
+                q,
+                k,
+                v,
+                *weights,
+                place.ring_k,
+                place.ring_v,
+                place.slots,
+                place.sink_table,
+                place.scales,
+            )
             seen = context.attend_written(self.layer, q, q_sink)
         else:
             q, k = self.ops.qk_norm_rope(q, k, *weights)
@@ -205,10 +231,39 @@ class CrossAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """x, result: [B, N, E].  k, v: [B, N_text, A, D]."""
+        """x, result: [B, N, E].  k, v: [B, N_text, A, D], or [R B, ...] for R runs of tokens."""
         q = torch.unflatten(self.norm_q(self.q(x)), 2, (self.num_heads, -1))
-        out: Tensor = self.o(self.ops.attend(q, k, v, k.shape[1]).flatten(2))
+        # Every run of tokens that has a text of its own counts as a sample of its own.
+        q = q.reshape(len(k), -1, *q.shape[2:])
+        seen = self.ops.attend(q, k, v, k.shape[1])
+        out: Tensor = self.o(seen.reshape(x.shape))
         return out
+
+
+class Residual(NamedTuple):
+    """The residual stream x [B, N, E], and a branch [B, N, E] that is still to be added to it
+    through a gate [B, G, E]; whoever reads it next adds and norms in one pass over memory.
+    """
+
+    x: Tensor
+    branch: Tensor | None = None
+    gate: Tensor | None = None
+
+    def settle(self, ops: Ops) -> Tensor:
+        """The residual stream with its branch."""
+        if self.branch is None or self.gate is None:
+            return self.x
+        return ops.gate_add(self.x, self.branch, self.gate)
+
+
+def _modulated(
+    ops: Ops, residual: Residual, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The residual stream with its branch, and its modulated norm."""
+    x, branch, gate = residual
+    if branch is None:
+        return x, ops.modulate(x, shift, scale, eps)
+    return ops.gate_add_modulate(x, branch, gate, shift, scale, eps)
 
 
 class Block(nn.Module):
@@ -229,17 +284,21 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        residual: Residual,
         time: Tensor,
         table: Tensor,
         text_k: Tensor,
         text_v: Tensor,
         context: AttentionContext,
-    ) -> Tensor:
-        """x, result: [B, N, E].  time: [B, F or 1, 6, E].  text_k, text_v: [B, N_text, A, D]."""
+    ) -> Residual:
+        """The residual stream before and after, its newest branch not yet added.
+
+        time: [B, G, 6, E] for G equal runs of tokens.  text_k, text_v: see CrossAttention.
+        """
         ops = self.ops
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (self.modulation + time).unbind(2)
-        seen = self.self_attn(ops.modulate(x, shift_a, scale_a, self.eps), table, context)
+        x, normed = _modulated(ops, residual, shift_a, scale_a, self.eps)
+        seen = self.self_attn(normed, table, context)
         norm = self.norm3
         x, told = ops.gate_add_layer_norm(x, seen, gate_a, norm.weight, norm.bias, norm.eps)
         told = self.cross_attn(told, text_k, text_v)
@@ -249,7 +308,7 @@ class Block(nn.Module):
             wide = ops.linear_gelu(fed, up.weight, up.bias)
         else:
             wide = self.ffn[1](up(fed))
-        return ops.gate_add(x, down(wide), gate_f)
+        return Residual(x, down(wide), gate_f)
 
 
 class Head(nn.Module):
@@ -261,10 +320,10 @@ class Head(nn.Module):
         self.head = nn.Linear(config.width, math.prod(config.patch) * config.out_channels)
         self.modulation = nn.Parameter(torch.randn(1, 2, config.width) / math.sqrt(config.width))
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x: [B, N, E].  time: [B, F or 1, E], before the projection to six vectors."""
+    def forward(self, residual: Residual, time: Tensor) -> Tensor:
+        """result: [B, N, patch * C].  time: [B, G, E], before the projection to six vectors."""
         shift, scale = (self.modulation + time.unsqueeze(2)).unbind(2)
-        out: Tensor = self.head(self.ops.modulate(x, shift, scale, self.eps))
+        out: Tensor = self.head(_modulated(self.ops, residual, shift, scale, self.eps)[1])
         return out
 
 
@@ -396,31 +455,48 @@ class CausalWanTransformer(nn.Module):
     ) -> Tensor:
         """The flow, noise minus clean, of every latent frame.
 
-        latents, result: [B, F, C, H, W].  timestep: [B], or [B, F] for one per frame; 0 (clean) to
-            1000 (noise).
+        latents, result: [B, F, C, H, W].  timestep: [B], or [B, G] for G equal runs of frames, such
+            as every frame; 0 (clean) to 1000 (noise).
+        text: of B samples, or of R B, the R texts of a sample for R equal runs of its frames.
         Raises ValueError when the patches do not tile the latents, or the context expects another
         pass.
         """
         num_frames, (rows, columns) = latents.shape[1], self.config.grid(*latents.shape[3:])
         time = self.embed_time(timestep if timestep.ndim == 2 else timestep.unsqueeze(1))
         if text.pooled is not None:
-            time = time + text.pooled.unsqueeze(1)
+            time = _by_run(time, torch.unflatten(text.pooled, 0, (len(latents), -1)))
         vectors = torch.unflatten(self.time_projection(time), -1, (6, -1))
         x = self.patchify(latents)
         if self.config.learned_grid is not None:
             x = x + self.grid_embedding.flatten(0, 1).repeat(num_frames, 1)
         if text.canvas is not None:
-            x = x + text.canvas.repeat(1, num_frames, 1)
+            canvas = torch.unflatten(text.canvas, 0, (len(latents), -1))
+            x = x + canvas.repeat(1, 1, num_frames // canvas.shape[1], 1).flatten(1, 2)
         table = context.rotary(
             num_frames, rows, columns, torch.unflatten(x, 2, (self.config.num_heads, -1))
         )
         is_checkpointed = self.gradient_checkpointing and torch.is_grad_enabled()
         if is_checkpointed:
             context = context.snapshot()
+        residual = Residual(x)
         for layer, block in enumerate(self.blocks):
-            inputs = (x, vectors, table, text.k[layer], text.v[layer], context)
+            inputs = (residual, vectors, table, text.k[layer], text.v[layer], context)
             if is_checkpointed:
-                x = checkpoint(block, *inputs, use_reentrant=False)
+                # Settled inside, so that one tensor a layer is kept.
+                residual = Residual(checkpoint(_settled, block, *inputs, use_reentrant=False))
             else:
-                x = block(*inputs)
-        return self.unpatchify(self.head(x, time), rows, columns)
+                residual = block(*inputs)
+        return self.unpatchify(self.head(residual, time), rows, columns)
+
+
+def _settled(block: Block, *inputs: Any) -> Tensor:
+    residual: Residual = block(*inputs)
+    return residual.settle(block.ops)
+
+
+def _by_run(time: Tensor, pooled: Tensor) -> Tensor:
+    """Times [B, G, E] and the texts of R equal runs [B, R, E], added up for the finer runs."""
+    groups, runs = time.shape[1], pooled.shape[1]
+    if groups < runs:
+        time = time.repeat_interleave(runs // groups, dim=1)
+    return time + pooled.repeat_interleave(time.shape[1] // runs, dim=1)

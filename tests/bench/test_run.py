@@ -61,6 +61,17 @@ def test_two_settings_by_turns_give_a_ratio(tiny: Path):
     assert first["psnr_db"] is None
 
 
+def test_fused_passes_are_compared_and_told_apart(tiny: Path):
+    ended = invoke("--config", tiny, "--compare", "fused=false", "fused=true", "--blocks", "5",
+                   "--json")  # fmt: skip
+    assert ended.exit_code == 0, ended.output
+    plain, fused = (json.loads(ended.stdout)[name]["stages"] for name in ("first", "second"))
+    assert (len(plain["steps_ms"]), len(fused["steps_ms"])) == (2, 1)
+    assert (plain["is_fused"], fused["is_fused"]) == (False, True)
+    text = invoke("--config", tiny, "--fused", "--blocks", "5")
+    assert "clean pass with the next block's first step" in text.output
+
+
 def test_a_real_long_stream_is_compared_with_its_beginning():
     ended = invoke("--config", "pattern", "--flat", "--blocks", "40", "--json")
     assert ended.exit_code == 0, ended.output

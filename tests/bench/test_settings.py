@@ -20,7 +20,7 @@ def test_nothing_asked_changes_nothing(wan: Config):
 def test_every_setting_arrives(wan: Config):
     text = (
         "window=12, sink=0,steps=2,size=416x240,decoder=taehv,backend=torch,eight-bit=fp8,"
-        "graphs=false,random_weights=true"
+        "graphs=false,random_weights=true,eight_bit_cache=int8,fused=false"
     )
     made = Settings.parse(text).apply(wan)
     assert made.model is not None
@@ -29,6 +29,7 @@ def test_every_setting_arrives(wan: Config):
     assert made.model.sampler.denoising_step_list == [1000, 500]
     assert (made.model.decoder.kind, made.model.kernels) == ("taehv", "torch")
     assert (made.model.eight_bit, made.model.graphs) == ("fp8", False)
+    assert (made.model.eight_bit_cache, made.model.fused) == ("int8", False)
     assert made.model.random_weights
 
 

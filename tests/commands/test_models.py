@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from streamer.cli import main
 from streamer.config import load_config
+from streamer.models.cache import RingLayout
 from streamer.models.checkpoints import load_checkpoint
+from streamer.models.checkpoints.read import MOST_FILES, MOST_NAMES
+from streamer.models.context import CacheShape, RollingContext
 from streamer.models.needs import needs, transformer_parameters
+from streamer.models.tiny_vae import TAEW2_1, TinyVAE
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 from tests.models.published import LAYOUTS, empty, output, tiny
 
@@ -35,7 +40,7 @@ def test_the_list_names_size_steps_window_licence_memory_and_disk(shelf: Path):
     assert listed.exit_code == 0
     lines = {line.split()[0]: line for line in listed.output.splitlines() if line}
     assert "832x480" in lines["wan2.1-t2v-14b-causvid"]
-    assert "53.9 GiB  absent" in lines["wan2.1-t2v-14b-causvid"]
+    assert "58.0 GiB  absent" in lines["wan2.1-t2v-14b-causvid"]
     assert "CC BY-NC-SA 4.0" in lines["wan2.1-t2v-1.3b-longlive"]
     assert "ready" in lines["storybook"]
     assert str(shelf) in listed.output
@@ -86,6 +91,54 @@ def test_a_file_of_published_size_names_its_configurations(tmp_path: Path):
     assert about["is"] == "Wan2.1 1.3B transformer, causal (a stream model)"
     assert about["fits"][0] == "wan2.1-t2v-1.3b-self-forcing"
     assert len(about["fits"]) == 4
+
+
+def test_a_small_decoder_names_the_configurations_that_turn_to_it(tmp_path: Path):
+    path = tmp_path / "taew2_1.pth"
+    with torch.device("meta"):
+        names = TinyVAE(TAEW2_1).state_dict()
+    torch.save({name: torch.zeros(1).expand(t.shape) for name, t in names.items()}, path)
+    about = json.loads(run("inspect", path, "--json").output)[0]
+    assert about["is"] == "TAEHV tiny autoencoder"
+    assert "wan2.1-t2v-1.3b-self-forcing" in about["fits"]
+    assert "storybook" not in about["fits"]
+
+
+def test_a_folder_that_is_no_models_is_not_searched_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    opened: list[object] = []
+    monkeypatch.setattr(torch, "load", opened.append)
+    for number in range(MOST_FILES + 1):
+        (tmp_path / f"{number % 3}").mkdir(exist_ok=True)
+        (tmp_path / f"{number % 3}" / f"{number}.pt").touch()
+    result = run("inspect", tmp_path)
+    assert result.exit_code == 2
+    assert f"holds more than {MOST_FILES} files of weights" in result.output
+    (tmp_path / "0" / "0.pt").unlink()
+    for number in range(MOST_NAMES - MOST_FILES - 2):
+        (tmp_path / "1" / f"{number}.txt").touch()
+    result = run("inspect", tmp_path)
+    assert f"holds more than {MOST_NAMES} files and folders" in result.output
+    assert "name the model's own folder" in result.output
+    assert opened == []
+
+
+def test_a_locked_folder_within_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    LAYOUTS["Self-Forcing generator_ema"](tiny().state_dict(), tmp_path)
+    (tmp_path / "locked").mkdir()
+    listing = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert "causal (a stream model)" in run("inspect", tmp_path).output
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "iterdir", lambda path: iterdir(path / "locked"))
+    assert "cannot be read: Permission denied" in run("inspect", tmp_path).output
 
 
 @pytest.mark.parametrize("words", [("inspect", "gone.pt"), ("inspect", "."), ("convert", "a", "b")])
@@ -167,8 +220,44 @@ def test_needs_are_those_of_the_published_networks(
     assert transformer_parameters(section) == parameters
     need = needs(config)
     text_slots = 2 * section.num_layers * section.text_length * section.width * 2
-    frames = (need.cache - text_slots) / config.stream.window / (1 << 20)
+    # The window, and room for a block behind it.
+    num_frames = config.stream.window + config.stream.num_frame_per_block
+    frames = (need.cache - text_slots) / num_frames / (1 << 20)
     assert frames == pytest.approx(cache_mib_per_frame, rel=1e-3)
+
+
+def test_a_cache_of_codes_needs_half_and_single_passes_no_room_behind():
+    config = load_config("wan2.1-t2v-1.3b-self-forcing")
+    model = config.model
+
+    def cache(**changes: object) -> int:
+        changed = model.model_copy(update=changes)
+        return needs(config.model_copy(update={"model": changed})).cache
+
+    section = model.transformer
+    text_slots = 2 * section.num_layers * section.text_length * section.width * 2
+    codes, numbers = cache(eight_bit_cache="int8") - text_slots, cache() - text_slots
+    # A scale of four bytes for the 128 codes of a head.
+    assert codes / numbers == pytest.approx((1 + 4 / 128) / 2)
+    window, block = config.stream.window, config.stream.num_frame_per_block
+    ratio = (cache(fused=False) - text_slots) / numbers
+    assert ratio == pytest.approx(window / (window + block))
+
+
+def test_needs_are_what_a_context_takes():
+    config = load_config("storybook")
+    model = config.model.model_copy(update={"eight_bit_cache": "fp8", "fused": True})
+    section, stream = model.transformer, config.stream
+    sizes = TransformerConfig.of(section)
+    rows, columns = section.learned_grid
+    shape = CacheShape(sizes.num_layers, 1, rows, columns, sizes.num_heads, sizes.head_width)
+    layout = RingLayout(stream.window, stream.sink, stream.num_frame_per_block)
+    context = RollingContext(
+        shape, layout, kind=model.eight_bit_cache, spare_frames=stream.num_frame_per_block
+    )
+    text_slots = 2 * section.num_layers * section.text_length * section.width * 4
+    need = needs(config.model_copy(update={"model": model}))
+    assert need.cache - text_slots == context.ring.num_bytes
 
 
 def test_every_shipped_transformer_is_counted_exactly():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from streamer_kernels import load_ops
 from torch import Tensor, nn
 
 from streamer.models.context import FullContext
 from streamer.models.rotary import axis_channels, time_phases
-from streamer.models.transformer import CausalWanTransformer, PromptKV
+from streamer.models.transformer import CausalWanTransformer, PromptKV, Residual
 from tests.conformance.casefile import CaseFile, Difference, compare
 from tests.conformance.network import load_network
 
@@ -50,8 +51,10 @@ def _record_parts(network: CausalWanTransformer) -> dict[str, Tensor]:
     parts: dict[str, Tensor] = {}
 
     def keep(name: str, module: nn.Module) -> None:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            parts.setdefault(name, output)
+        def hook(_module: nn.Module, _inputs: object, output: Tensor | Residual) -> None:
+            # A layer leaves its last branch to be added by the next one.
+            is_layer = isinstance(output, Residual)
+            parts.setdefault(name, output.settle(load_ops("torch")) if is_layer else output)
 
         module.register_forward_hook(hook)
 

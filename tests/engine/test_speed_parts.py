@@ -17,12 +17,15 @@ from streamer_kernels import load_ops
 from torch import Tensor
 
 from streamer.config import Config
+from streamer.driver import StreamDriver
 from streamer.engine.diffusion import DiffusionModel
+from streamer.engine.handle import Engine
 from streamer.engine.operations import choose_operations
 from streamer.engine.quality import check_eight_bit
 from streamer.errors import ConfigError
 from streamer.models.flops import pass_flops
 from streamer.stream import FrameBlock, Prompt, StreamSpec
+from tests.engine.planar_worker import run_planar_worker
 from tests.engine.tiny_model import make_tiny_config
 
 SPEC = StreamSpec("tiny", 7, 64, 64, 16)
@@ -149,6 +152,43 @@ def test_eight_bit_pictures_are_compared_and_near(tmp_path: Path):
     assert np.abs(frames - right).mean() < 8.0
 
 
+@pytest.mark.parametrize(("kind", "least_db"), [("int8", 35.0), ("fp8", 25.0)])
+def test_a_cache_of_codes_is_compared_and_near(
+    tiny_config: Config, tiny_model: DiffusionModel, kind: str, least_db: float
+):
+    coded = load(changed(tiny_config, eight_bit_cache=kind, min_psnr_db=least_db))
+    assert coded.psnr_db is not None
+    assert least_db < coded.psnr_db < 120.0
+    rings = [model.new_context().ring for model in (coded, tiny_model)]
+    assert rings[0].k.element_size() == 1
+    assert rings[0].num_bytes < 0.5 * rings[1].num_bytes
+    found, wanted = play(coded, 5), play(tiny_model, 5)
+    assert not np.array_equal(found[4].latents, wanted[4].latents)
+    assert np.abs(found[0].frames.astype(float) - wanted[0].frames).mean() < 4.0
+
+
+def test_a_cache_of_codes_that_suffers_is_refused(tiny_config: Config):
+    with pytest.raises(ConfigError, match=r"with model.eight_bit_cache the pictures are .* leave"):
+        load(changed(tiny_config, eight_bit_cache="int8", min_psnr_db=99.0))
+
+
+def test_the_kernels_are_measured_on_the_ring_that_they_will_read(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    shapes: list[Any] = []
+
+    def choose_ops(shape: Any, device: torch.device, **options: Any) -> tuple[Any, list[Any]]:
+        shapes.append(shape)
+        return load_ops("torch"), []
+
+    monkeypatch.setattr(streamer_kernels.choose, "choose_ops", choose_ops)
+    for kind in (None, "int8"):
+        config = changed(tiny_config, eight_bit_cache=kind)
+        assert config.model is not None
+        choose_operations(config, config.model, torch.device("cuda"), (16, 16))
+    assert [shape.ring for shape in shapes] == [None, "int8"]
+
+
 def test_eight_bit_pictures_that_suffer_are_refused(tmp_path: Path):
     config = make_tiny_config(tmp_path, num_layers=4)
     with pytest.raises(ConfigError, match=r"dB from those in full precision, at least 99 are want"):
@@ -157,10 +197,13 @@ def test_eight_bit_pictures_that_suffer_are_refused(tmp_path: Path):
 
 def test_fp8_on_an_older_gpu_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    with pytest.raises(ConfigError, match=r"needs compute capability 8.9; this GPU has 8.0; choos"):
-        check_eight_bit("wan", "fp8", torch.device("cuda"))
-    check_eight_bit("wan", "int8", torch.device("cuda"))
-    check_eight_bit("wan", "fp8", torch.device("cpu"))
+    message = (
+        r"model.eight_bit_cache is 'fp8', which needs compute capability 8.9; this GPU has 8.0"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_eight_bit("wan", "eight_bit_cache", "fp8", torch.device("cuda"))
+    check_eight_bit("wan", "eight_bit", "int8", torch.device("cuda"))
+    check_eight_bit("wan", "eight_bit", "fp8", torch.device("cpu"))
 
 
 def test_random_weights_need_no_file_and_make_pictures(tiny_config: Config):
@@ -173,3 +216,25 @@ def test_random_weights_need_no_file_and_make_pictures(tiny_config: Config):
     assert blocks[0].frames.shape == (12, 64, 64, 3)
     assert np.isfinite(blocks[1].latents).all()
     assert not np.array_equal(blocks[0].latents, blocks[1].latents)
+
+
+def test_a_processor_hands_pictures_over_as_rgb(tiny_config: Config):
+    model = DiffusionModel(tiny_config, lambda part, stage: None, hands_planes=True)
+    assert model.to_planes is None
+    assert play(model, 1)[0].frames.shape == (12, 64, 64, 3)
+
+
+async def test_planes_come_through_the_worker(tiny_config: Config, tiny_model: DiffusionModel):
+    engine = Engine(tiny_config, entry=run_planar_worker)
+    try:
+        await engine.start()
+        driver = StreamDriver(engine, SPEC, tiny_config.stream)
+        blocks = [await driver.advance([Prompt("a", "red balloon")]), await driver.advance()]
+    finally:
+        await engine.close()
+    assert [block.first_frame for block in blocks] == [0, 12]
+    for block, right in zip(blocks, play(tiny_model, 2), strict=True):
+        wanted = load_ops("torch").to_i420(torch.from_numpy(right.frames))
+        assert block.frames.shape == (12, 96, 64)
+        # Another process may round a sum the other way.
+        assert np.abs(block.frames.astype(int) - wanted.numpy()).max() <= 1

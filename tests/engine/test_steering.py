@@ -1,7 +1,16 @@
 import pytest
 
 from streamer.engine.steering import NO_TEXT, Steering
-from streamer.stream import Prompt, Reseed, Restored, Script, StreamSpec, Transition, TransitionKind
+from streamer.stream import (
+    Economy,
+    Prompt,
+    Reseed,
+    Restored,
+    Script,
+    StreamSpec,
+    Transition,
+    TransitionKind,
+)
 
 SWAP = Transition(TransitionKind.SWAP)
 SPEC = StreamSpec("tiny", 5, 64, 64, 16)
@@ -13,6 +22,13 @@ def blend(blocks: int) -> Transition:
 
 def weights(steering: Steering, block: int) -> dict[str, float]:
     return dict(steering.mixture(block))
+
+
+def test_what_is_saved_holds_until_it_is_changed():
+    script = Script(SPEC, [(0, Prompt("a", "red")), (2, Economy(steps=True)), (3, Reseed(9))])
+    script.append(5, Economy())
+    savings = [Steering.at(script, block, SWAP).economy.steps for block in (2, 3, 5, 6)]
+    assert savings == [False, True, True, False]
 
 
 def test_before_the_first_prompt_there_is_no_text():

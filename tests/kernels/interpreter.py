@@ -39,9 +39,8 @@ class Interpreter:
         answer = self.process.submit(_call, _pack((target, args, kwargs))).result()
         result, left_args, left_kwargs = _unpack(answer)
         given, left = (*args, *kwargs.values()), (*left_args, *left_kwargs.values())
-        for here, there in zip(given, left, strict=True):
-            if isinstance(here, Tensor):
-                here.copy_(there)
+        for here, there in zip(_tensors(given), _tensors(left), strict=True):
+            here.copy_(there)
         return result
 
     def ops(self) -> Ops:
@@ -66,6 +65,15 @@ class Interpreter:
         out = self.call("attend_triton.attend", q, k, v, num_valid, q_sink, num_sink)
         assert isinstance(out, Tensor)
         return out
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors among arguments, also those of tuples."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple):
+            yield from _tensors(value)
 
 
 @contextmanager

@@ -65,13 +65,15 @@ def lines() -> list[Line]:
 def test_attention_products_and_every_other_kernel_are_measured() -> None:
     measured = lines()
     works = list(dict.fromkeys(line.work for line in measured))
-    assert works[:5] == [
+    assert works[:6] == [
         "attend 2 x 18 x 60",
         "attend 2 x 18 x 42",
         "attend 2 x 18 x 30",
         "attend 2 x 18 x 42 sinks 6",
-        "attend 2 x 36 x 60",
+        "attend 2 x 18 x 42 ring int8",
+        "attend 2 x 18 x 42 ring fp8",
     ]
+    assert works[6:9] == [f"attend_views 2 x 36 x {window}, two blocks" for window in (60, 42, 30)]
     assert [work for work in works if work.startswith("linear ")][:2] == [
         "linear qkv 18 x 32 x 96",
         "linear o 18 x 32 x 32",
@@ -81,7 +83,7 @@ def test_attention_products_and_every_other_kernel_are_measured() -> None:
         "fp8",
     }
     rest = {each.name for each in fields(Ops)} - {"attend", "attend_views"}
-    assert {work.split()[0] for work in works[5:] if not work.startswith("linear ")} == rest
+    assert {work.split()[0] for work in works[9:] if not work.startswith("linear ")} == rest
 
 
 def test_figures_follow_from_the_times() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,19 @@ import pytest
 import torch
 from streamer_kernels import Ops, load_ops
 from streamer_kernels.attend_library import processor_flash
+from streamer_kernels.attend_views import Span, View, ViewTable
 from streamer_kernels.choose import (
     Candidate,
     Choice,
-    attention_checks,
+    attend_checks,
     candidates_at_hand,
     choose_ops,
     row_checks,
     row_error,
+    views_checks,
 )
 from streamer_kernels.memory import Memory, default_path
+from streamer_kernels.quantise import RingScales
 from streamer_kernels.workload import Shape
 from torch import Tensor
 
@@ -37,7 +40,7 @@ SHAPE = Shape(
     picture=(1, 4, 8),
 )
 CPU = torch.device("cpu")
-ATTENTION = ("attend", "attend_views")
+ATTENTION = ("attend",)
 LIBRARY = processor_flash()
 
 
@@ -136,7 +139,7 @@ def test_a_wrong_backend_is_named_and_never_used(
     assert choice.name == "torch"
     assert choice.results[1].name == "broken"
     assert (choice.results[1].fault or "").startswith("wrong: its error is ")
-    assert "event=kernel_wrong op=attend+attend_views backend=broken" in caplog.text
+    assert "event=kernel_wrong op=attend backend=broken" in caplog.text
     # It was not even timed.
     assert choice.results[1].milliseconds is None
 
@@ -145,6 +148,64 @@ def test_a_wrong_backend_is_named_and_never_used(
 def test_right_backends_pass_in_every_type(dtype: torch.dtype) -> None:
     _, choice, _ = decide([reference(), attention("cpu", LIBRARY.attend)], dtype=dtype)
     assert [result.fault for result in choice.results] == [None, None]
+
+
+def views(name: str, attend_views: Callable[..., Tensor]) -> Candidate:
+    return Candidate(name, lambda: {"attend_views": attend_views})
+
+
+def forget_the_hole(q: Tensor, k: Tensor, v: Tensor, table: ViewTable, *rest: Any) -> Tensor:
+    """The second block sees the frames that it will replace."""
+    ring = table.views[0].spans
+    own = table.views[1].spans[-1]
+    seen = View(table.views[1].num_queries, (*ring[:-1], Span(ring[-1].first, own.end)))
+    return LIBRARY.attend_views(q, k, v, ViewTable([table.views[0], seen]), *rest)
+
+
+def show_the_noise(q: Tensor, k: Tensor, v: Tensor, table: ViewTable, *rest: Any) -> Tensor:
+    """The first block sees the second one."""
+    own = table.views[1].spans[-1]
+    seen = View(table.views[0].num_queries, (*table.views[0].spans[:-1],
+                Span(table.views[0].spans[-1].first, own.end)))  # fmt: skip
+    return LIBRARY.attend_views(q, k, v, ViewTable([seen, table.views[1]]), *rest)
+
+
+@pytest.mark.parametrize("num_sink", [0, 24])
+def test_the_pass_over_two_blocks_has_a_choice_of_its_own(num_sink: int) -> None:
+    candidates = [
+        reference(),
+        views("no-hole", forget_the_hole),
+        views("noise", show_the_noise),
+        views("right", LIBRARY.attend_views),
+    ]
+    clock = Clock(1.0, 5.0, 3.0)
+    shape = replace(SHAPE, num_sink=num_sink)
+    ops, choices = choose_ops(shape, CPU, dtype=torch.float32, candidates=candidates, timer=clock)
+    found = {choice.fields: choice for choice in choices}[("attend_views",)]
+    assert found.name == "right"
+    assert ops.attend_views == LIBRARY.attend_views
+    assert [result.name for result in found.results if result.fault] == ["no-hole", "noise"]
+
+
+def without_scales(q: Tensor, k: Tensor, v: Tensor, num_valid: int, *rest: Any) -> Tensor:
+    ones = RingScales(*(torch.ones_like(each) for each in rest[2]))
+    return LIBRARY.attend(q, k, v, num_valid, *rest[:2], ones)
+
+
+@pytest.mark.parametrize("ring", ["int8", "fp8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_ring_of_codes_is_checked_with_its_scales(ring: Any, dtype: torch.dtype) -> None:
+    candidates = [
+        reference(),
+        attention("plain", without_scales),
+        attention("right", LIBRARY.attend),
+    ]
+    shape = replace(SHAPE, ring=ring)
+    ops, choices = choose_ops(shape, CPU, dtype=dtype, candidates=candidates, timer=Clock(2.0, 1.0))
+    assert ops.attend == LIBRARY.attend
+    assert [result.name for result in choices[0].results if result.fault] == ["plain"]
+    written = {check.work.label for check in row_checks(shape, CPU, dtype)}
+    assert f"qk_norm_rope_write {ring}" in written
 
 
 def test_a_backend_that_is_not_there_or_fails_drops_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -162,13 +223,11 @@ def test_a_backend_that_is_not_there_or_fails_drops_out(caplog: pytest.LogCaptur
         "RuntimeError: no kernel image is available",
         None,
     ]
-    assert "event=kernel_chosen op=attend+attend_views backend=torch" in caplog.text
+    assert "event=kernel_chosen op=attend backend=torch" in caplog.text
 
 
 def test_without_a_right_backend_nothing_is_served() -> None:
-    with pytest.raises(
-        RuntimeError, match=r"no backend computes attend, attend_views rightly: bro"
-    ):
+    with pytest.raises(RuntimeError, match=r"no backend computes attend rightly: broken"):
         decide([attention("broken", lose_keys)])
 
 
@@ -222,7 +281,8 @@ def test_on_a_processor_the_references_serve_unmeasured() -> None:
 
 
 def test_every_operation_is_checked() -> None:
-    checks = attention_checks(SHAPE, CPU, torch.float32) + row_checks(SHAPE, CPU, torch.float32)
+    makers = (attend_checks, views_checks, row_checks)
+    checks = [check for make in makers for check in make(SHAPE, CPU, torch.float32)]
     assert {check.work.field for check in checks} == {each.name for each in fields(Ops)}
     assert all(check.work.num_bytes > 0 for check in checks if check.is_timed)
 
@@ -231,8 +291,9 @@ def test_backends_at_hand_offer_what_they_are_named_for() -> None:
     at_hand = {each.name: each for each in candidates_at_hand()}
     assert set(at_hand["torch"].load()) == {each.name for each in fields(Ops)}
     for name in ("triton-pointer", "triton-hopper", "cudnn", "torch-flash"):
-        assert set(at_hand[name].load()) == set(ATTENTION)
-    assert set(at_hand["triton"].load()) == {each.name for each in fields(Ops)} - set(ATTENTION)
+        assert set(at_hand[name].load()) == {"attend", "attend_views"}
+    others = {each.name for each in fields(Ops)} - {"attend", "attend_views"}
+    assert set(at_hand["triton"].load()) == others
     assert set(at_hand["cublaslt"].load()) == {"linear_gelu"}
     with pytest.raises(ImportError):
         at_hand["flash-attention-3"].load()

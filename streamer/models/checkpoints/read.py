@@ -7,6 +7,7 @@ executes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
@@ -14,6 +15,7 @@ import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +27,12 @@ from streamer.errors import WeightsError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 INDEX = ".safetensors.index.json"
+MOST_NAMES = 4000
+"""So many files and folders are looked at, a folder and those in it together: no model has more."""
+
+MOST_FILES = 200
+"""So many files of weights among them are opened."""
+
 MAX_HEADER_BYTES = 100_000_000
 """The format's own bound on a safetensors header."""
 
@@ -274,16 +282,18 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> Iterator[list[Path]]:
-    """The networks' files in a folder and the folders in it: shards together, others alone."""
-    places = [folder, *sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")]
-    for place in places:
+    """The networks' files in a folder and the folders in it: shards together, others alone.
+
+    Folders within the folder that may not be read are passed over.
+    Raises WeightsError for a folder that cannot be read, or is no model's: it holds far too much.
+    """
+    for paths in _listed(folder):
         indexed: set[Path] = set()
-        for index in sorted(place.glob(f"*{INDEX}")):
-            shards = {place / name for name in _weight_map(index).values()}
-            indexed |= shards
+        for index in [path for path in paths if path.name.endswith(INDEX)]:
+            indexed |= {index.parent / name for name in _weight_map(index).values()}
             yield [index]
         numbered: dict[str, list[Path]] = {}
-        for path in sorted(place.iterdir()):
+        for path in paths:
             if path.suffix not in SUFFIXES or not path.is_file() or path in indexed:
                 continue
             if shard := _SHARD.search(path.name):
@@ -291,6 +301,33 @@ def weight_files(folder: Path) -> Iterator[list[Path]]:
             else:
                 yield [path]
         yield from numbered.values()
+
+
+def _listed(folder: Path) -> list[list[Path]]:
+    """What lies in a folder, and in each folder in it, in the order of names."""
+    try:
+        listed = [sorted(islice(folder.iterdir(), MOST_NAMES + 1))]
+    except OSError as error:
+        raise WeightsError(f"{folder}: cannot be read: {error.strerror}") from error
+    num_names = len(listed[0])
+    for place in listed[0]:
+        if place.name[0] == "." or num_names > MOST_NAMES:
+            continue
+        with contextlib.suppress(OSError):
+            if place.is_dir():
+                listed.append(sorted(islice(place.iterdir(), MOST_NAMES + 1)))
+                num_names += len(listed[-1])
+    num_files = sum(path.suffix in SUFFIXES for paths in listed for path in paths)
+    for found, most, what in (
+        (num_names, MOST_NAMES, "files and folders"),
+        (num_files, MOST_FILES, "files of weights"),
+    ):
+        if found > most:
+            raise WeightsError(
+                f"{folder}: holds more than {most} {what}, with the folders in it; name the "
+                "model's own folder, or a file"
+            )
+    return listed
 
 
 def _open_index(path: Path) -> ShardedFile:
