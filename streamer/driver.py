@@ -20,6 +20,7 @@ from streamer.stream import (
     History,
     Prompt,
     Restored,
+    Saving,
     Script,
     StreamSpec,
     Truth,
@@ -45,6 +46,10 @@ class EngineStream(Protocol):
 
 class Engine(Protocol):
     """What makes video: `engine.handle.Engine` in the product, fakes in tests."""
+
+    @property
+    def able(self) -> frozenset[Saving]:
+        """What the model can save when blocks are made too slowly; nothing before it is loaded."""
 
     async def open(self, spec: StreamSpec) -> EngineStream:
         """A new stream at block 0."""

@@ -13,8 +13,10 @@ and back in the opposite order, one at a time, when the measure would not be nee
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Literal, get_args
 
 Measure = Literal["none", "lead", "decoder", "steps", "rate"]
@@ -30,12 +32,17 @@ EASY = 0.85
 
 SLOW_BLOCKS = 4
 EASY_BLOCKS = 12
-"""So many blocks in a row must agree."""
+"""So many blocks in a row must agree, all made under the decision in force."""
+
+_USUAL_BLOCKS = 6  # the usual time is of so many, the longest left out: one stall says nothing
 
 _EASY_BLOCKS_MAX = 192
 _RELAPSE_BLOCKS = 24  # a measure needed again so soon is kept twice as long the next time
-_SHOWS_AFTER = 3  # blocks until what a measure brings is seen in the usual time
-_RELIEF_MAX = 4.0
+_SHOWS_AFTER = 3  # blocks until what a measure brings is seen
+_RELIEF_MAX = 2.0
+_DOUBT = (
+    0.9993  # a block; what was seen once may have been chance, so it is tried after some minutes
+)
 _DEVIATIONS = 1.0
 
 
@@ -43,18 +50,12 @@ _DEVIATIONS = 1.0
 class Reading:
     """How one block went.
 
-    made_s: the usual time to make one.  deviation_s: how much that varies.  shown_s: how long a
-    block lasts on the screen at the stream's own rate.
+    made_s: time it took to make.  shown_s: how long it lasts on the screen at the stream's own
+    rate.
     """
 
     made_s: float
-    deviation_s: float
     shown_s: float
-
-    @property
-    def load(self) -> float:
-        """Above 1 the picture cannot keep up; what varies counts as needed."""
-        return (self.made_s + _DEVIATIONS * self.deviation_s) / self.shown_s
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Decision:
 class Governor:
     """Decides block by block.  Owner: LiveStream.
 
-    able: which of `decoder` and `steps` the model has.
+    able: which of `decoder` and `steps` the model has; may change, as when it is loaded.
     """
 
     able: Collection[Measure] = ()
@@ -83,12 +84,19 @@ class Governor:
     _wanted_easy: int = EASY_BLOCKS
     _since_eased: int = 10**6
     _relief: dict[Measure, float] = field(default_factory=dict)
+    _sure_of: set[Measure] = field(default_factory=set)
+    _is_relapse: bool = False
     _load_before: float = 0.0
     _age: int = _SHOWS_AFTER
+    _loads: deque[float] = field(default_factory=lambda: deque(maxlen=_USUAL_BLOCKS))
+
+    def holds(self, measure: Measure) -> bool:
+        """Whether a measure is in force, which the model must be able to take."""
+        return self.decision.holds(measure) and measure in self._order()
 
     def note(self, reading: Reading) -> Decision:
         """Learn from a block; returns what holds from the next one on."""
-        load = reading.load
+        load = self._load(reading)
         self._since_eased += 1
         self._slow = self._slow + 1 if load > TOO_SLOW else 0
         self._learn(load)
@@ -100,13 +108,26 @@ class Governor:
             self._ease(foreseen)
         return self.decision
 
+    def _load(self, reading: Reading) -> float:
+        """The usual time to make a block over the time to show it; what varies counts as needed.
+
+        Only blocks made under the decision in force are looked at.  Above 1 the picture cannot keep
+        up.
+        """
+        self._loads.append(reading.made_s / reading.shown_s)
+        counted = sorted(self._loads)[: -1 if len(self._loads) > 2 else None]
+        usual = fmean(counted)
+        return usual + _DEVIATIONS * fmean(abs(each - usual) for each in counted)
+
     def _tighten(self, load: float) -> None:
         following = [m for m in self._order() if not self.decision.holds(m)]
         if not following:
             return
-        if self._since_eased <= _RELAPSE_BLOCKS:
+        self._is_relapse = self._since_eased <= _RELAPSE_BLOCKS
+        if self._is_relapse:
             self._wanted_easy = min(_EASY_BLOCKS_MAX, 2 * self._wanted_easy)
         self._slow = self._easy = 0
+        self._loads.clear()
         self._load_before, self._age = load, 0
         reason = f"a block takes {load:.0%} of the time it is shown"
         self.decision = Decision(following[0], reason)
@@ -116,6 +137,7 @@ class Governor:
         if not before:
             return
         self._easy = self._slow = self._since_eased = 0
+        self._loads.clear()
         self._age = _SHOWS_AFTER
         earlier: Measure = before[-2] if len(before) > 1 else "none"
         reason = f"a block is expected to take {foreseen:.0%} of the time it is shown"
@@ -124,13 +146,20 @@ class Governor:
     def _learn(self, load: float) -> None:
         """How much the newest measure relieves the making: the load before over that after.
 
-        Only what changes the making can: a shorter lead and a lower rate do not.
+        Only what changes the making can: a shorter lead and a lower rate do not.  What was seen
+        once is forgotten slowly, since something else may have ended just then; what was seen again
+        after the measure had been taken back is known.
         """
         self._age += 1
         measure = self.decision.measure
-        if self._age == _SHOWS_AFTER and measure not in ALWAYS:
-            relief = min(_RELIEF_MAX, max(1.0, self._load_before / load))
-            self._relief[measure] = max(self._relief.get(measure, 1.0), relief)
+        if measure in ALWAYS or measure == "none":
+            return
+        if self._age == _SHOWS_AFTER:
+            self._relief[measure] = min(_RELIEF_MAX, max(1.0, self._load_before / load))
+            if self._is_relapse:
+                self._sure_of.add(measure)
+        elif measure in self._relief and measure not in self._sure_of:
+            self._relief[measure] = max(1.0, self._relief[measure] * _DOUBT)
 
     def _order(self) -> list[Measure]:
         return [m for m in MEASURES[1:] if m in ALWAYS or m in self.able]

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TextIO
@@ -20,7 +20,7 @@ from streamer.delivery.encoder import H264Encoder, best_h264
 from streamer.delivery.fanout import Broadcast
 from streamer.driver import Engine, StreamDriver
 from streamer.errors import EngineError, OutputError, StreamerError, StreamStateError
-from streamer.governor import Governor, Measure, Reading
+from streamer.governor import Governor, Reading
 from streamer.metrics import Metrics
 from streamer.pacing import Playout, TimedFrame
 from streamer.server.protocol import (
@@ -32,12 +32,22 @@ from streamer.server.protocol import (
     PromptField,
     PromptHistory,
     RenditionField,
+    SeedApplied,
     Statistics,
     Status,
     StreamInfo,
     TransitionField,
 )
-from streamer.stream import Event, FrameBlock, Opening, Prompt, Reseed, StreamSpec
+from streamer.stream import (
+    NO_ECONOMY,
+    Economy,
+    Event,
+    FrameBlock,
+    Opening,
+    Prompt,
+    Reseed,
+    StreamSpec,
+)
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +96,7 @@ class LiveStream:
 
     Owner: the server's `Streams`; lives on the event loop until `end`, an error, or until nobody
     has watched for `forget_after_s`.  Never touches torch; only its own loop advances its driver.
-    broadcast: the fan-out to use, None for a real one.  able: what the governor may ask of the
-    model.  on_ended: called once everything is freed.
+    broadcast: the fan-out to use, None for a real one.  on_ended: called once everything is freed.
     """
 
     def __init__(
@@ -101,7 +110,6 @@ class LiveStream:
         opening: Opening | None = None,
         broadcast: Broadcast | None = None,
         metrics: Metrics | None = None,
-        able: Collection[Measure] = (),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_ended: Callable[[LiveStream], None] = lambda stream: None,
@@ -123,8 +131,12 @@ class LiveStream:
             rewind_s=server.rewind_s,
         )
         self.shown: deque[ShownPrompt] = deque(maxlen=HISTORY_LIMIT)
+        self.seed_shown = seed
         self._metrics = metrics or Metrics()
-        self._governor = Governor(able)
+        self._engine = engine
+        self._governor = Governor()
+        self._economy = NO_ECONOMY
+        self._wanted_economy: Economy | None = None
         self._script_file = _open_script(server.script_dir, stream_id)
         self._driver = StreamDriver(
             engine,
@@ -141,6 +153,7 @@ class LiveStream:
         self._wanted_at_s = clock()
         self._wanted_seed: int | None = None
         self._applying: deque[_Applying] = deque()
+        self._reseeding: deque[tuple[int, int]] = deque()  # blocks, and their new seeds
         self._clients: list[Client] = []
         self._watching: list[Client] = []
         self._keeping: list[Client] = []
@@ -369,7 +382,10 @@ class LiveStream:
         """The newest changes, which take effect at the block about to be made."""
         prompt, self._wanted_prompt = self._wanted_prompt, None
         seed, self._wanted_seed = self._wanted_seed, None
+        economy, self._wanted_economy = self._wanted_economy, None
         events: list[Event] = []
+        if economy is not None:
+            events.append(economy)  # first: another decoder looks back at what a scene drops
         if prompt is not None:
             events.append(prompt)
             applying = _Applying(self._driver.next_block, prompt, self._wanted_at_s)
@@ -377,6 +393,7 @@ class LiveStream:
             self._metrics.note_stage("wait", self._clock() - self._wanted_at_s)
         if seed is not None:
             events.append(Reseed(seed))
+            self._reseeding.append((self._driver.next_block, seed))
         return events
 
     async def _make_block(self, events: list[Event]) -> None:
@@ -404,20 +421,22 @@ class LiveStream:
                 self._metrics.note_stage("text", block.timings.text_ms / 1000)
                 self._metrics.note_stage("block", block.timings.denoise_ms / 1000)
                 self._metrics.note_stage("decode", block.timings.decode_ms / 1000)
-        self._govern(len(block.frames))
+        self._govern(made_in_s, len(block.frames) / self.spec.fps)
 
-    def _govern(self, num_frames: int) -> None:
-        """Let the governor look at the block just made."""
-        usual_s = self.playout.made_s
-        if usual_s is None:
+    def _govern(self, made_s: float, shown_s: float) -> None:
+        """Let the governor look at the block just made, and do from the next one on as it says."""
+        governor = self._governor
+        governor.able = self._engine.able
+        before = governor.decision.measure
+        measure = governor.note(Reading(made_s, shown_s)).measure
+        if measure == before:
             return
-        before = self._governor.decision
-        reading = Reading(usual_s, self.playout.deviation_s, num_frames / self.spec.fps)
-        decision = self._governor.note(reading)
-        if decision.measure != before.measure:
-            log.info("governor stream=%s from=%s to=%s", self.id, before.measure, decision.measure)
-            self._metrics.note_measure(decision.measure)
-            self.playout.shorten_lead(decision.holds("lead"))
+        log.info("governor stream=%s from=%s to=%s", self.id, before, measure)
+        self._metrics.note_measure(measure)
+        self.playout.shorten_lead(governor.holds("lead"))
+        economy = Economy(governor.holds("decoder"), governor.holds("steps"))
+        if economy != self._economy:
+            self._economy = self._wanted_economy = economy
 
     async def _play(self) -> None:
         """Hand each frame to the viewers when it is due."""
@@ -425,6 +444,8 @@ class LiveStream:
             await self.broadcast.push(frame)
             self._num_pushed += 1
             self._metrics.note_frame(self.broadcast.encode_s)
+            if self._reseeding and frame.block >= self._reseeding[0][0]:
+                self._tell_reseeded(frame)
             if self._applying and frame.block >= self._applying[0].block:
                 self._tell_applied(frame)
 
@@ -496,6 +517,12 @@ class LiveStream:
                     pts=frame.pts,
                 )
             )
+
+    def _tell_reseeded(self, frame: TimedFrame) -> None:
+        """Tell everybody the seed of the picture from this frame on."""
+        while self._reseeding and self._reseeding[0][0] <= frame.block:
+            block, self.seed_shown = self._reseeding.popleft()
+        self.tell_all(SeedApplied(seed=self.seed_shown, block=block, frame=frame.number))
 
     def tell_all(self, message: Message) -> None:
         """Tell everybody attached."""

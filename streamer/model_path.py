@@ -13,7 +13,8 @@ def at_model_path(config: Config, folder: Path) -> Config:
     """The same configuration with its weights in one folder, wherever they lie in it.
 
     `models/Wan2.1-T2V-14B/google/umt5-xxl` is looked for as google/umt5-xxl and as umt5-xxl; a
-    transformer that is not found by name is looked for by content, in the whole folder.
+    transformer that is not found by name is looked for by content, in the whole folder.  A small
+    decoder that is not found is done without.
     Raises ConfigError when the folder, the decoder or the text encoder is not there.
     """
     if not folder.is_dir():
@@ -31,10 +32,13 @@ def at_model_path(config: Config, folder: Path) -> Config:
             ],
         }
     )
-    decoder, text = model.decoder, model.text
+    decoder, small, text = model.decoder, model.small_decoder, model.text
+    if small is not None and (found := _found_in(folder, small.weights)) is not None:
+        small = small.model_copy(update={"weights": str(found)})
     changed = {
         "transformer": transformer,
         "decoder": decoder.model_copy(update={"weights": str(_required(folder, decoder.weights))}),
+        "small_decoder": small,
         "text": text.model_copy(
             update={
                 "weights": str(_required(folder, text.weights)),

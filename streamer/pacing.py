@@ -9,8 +9,8 @@ The rules:
   smoothly; the picture pauses only when nothing is left, and then the schedule begins anew.
 - The rate is at most MAX_RATIO and, while frames are left, at least MIN_RATIO of the nominal one.
 - The next block is started when the queued time is no more than `lead_s`: the usual time to make a
-  block and a cushion sized by how much that time varies.  So the queue never holds more than
-  what `lead_s` admits and one block, and prompt-to-pixel time is bounded by the same knob.
+  block and a cushion that covers all but the latest of the newest blocks.  So the queue never
+  holds more than what `lead_s` admits and one block, and the same knob bounds prompt-to-pixel time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ _FIRST_RATIO = 0.8  # how far one measurement alone may lower the rate
 _SLOWER_STEP = 0.10  # largest change of the rate from one frame to the next, as parts of fps
 _FASTER_STEP = 0.05
 _GAIN = 0.3  # rate correction per block of surplus; 1.0 oscillates
-_CUSHION_DEVIATIONS = 2.5
+_LATENESSES = 64  # newest blocks by which the cushion is sized ...
+_LEARNT = 8  # ... once there are so many; before, their deviation stands in
+_FIRST_DEVIATIONS = 2.5
 _LATE_TOLERANCE = 0.5  # of a frame: a loop that wakes later than this has lost the schedule
 
 
@@ -44,7 +46,7 @@ _LATE_TOLERANCE = 0.5  # of a frame: a loop that wakes later than this has lost 
 class TimedFrame:
     """A frame that is due now.
 
-    pixels: uint8 [H, W, 3].  number: its place in the stream.  pts: its due time in 1/90000 s since
+    pixels: RGB or planes, see `FrameBlock`.  number: its place in the stream.  pts: its due time in 1/90000 s since
     the first frame of the stream, strictly increasing.
     """
 
@@ -73,18 +75,19 @@ class PlayoutClock:
     _goal: float = 0.0
     _due: float | None = None
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=3))
+    _late: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENESSES))
 
     def __post_init__(self) -> None:
         self.rate = self._goal = float(self.fps)
 
     @property
     def cushion_s(self) -> float:
-        """Spare video wanted when a block lands: a frame and some deviations, at most a block.
+        """Spare video wanted when a block lands: a frame and what covers late blocks.
 
-        With a short lead it is the frame alone.
+        The second largest lateness of the newest blocks covers them: one hiccup alone makes nobody
+        wait longer.  At most a block; with a short lead the frame alone.
         """
-        spare_s = 0.0 if self.is_lead_short else _CUSHION_DEVIATIONS * self.deviation_s
-        wanted = 1.0 / self.rate + spare_s
+        wanted = 1.0 / self.rate + (0.0 if self.is_lead_short else self._spare_s)
         return min(wanted, self.block_frames / self.rate)
 
     @property
@@ -111,6 +114,9 @@ class PlayoutClock:
             self.made_s = min(made_s, num_frames / (_FIRST_RATIO * self.fps))
             self.deviation_s = 0.15 * self.made_s
         else:
+            # No cushion covers more than a block, so nothing is kept ready for it.
+            late_s = max(0.0, made_s - self.made_s)
+            self._late.append(late_s if late_s <= num_frames / self.fps else 0.0)
             off = min(abs(made_s - self.made_s), self.made_s)
             share = 0.3 if off > self.deviation_s else 0.05
             self.deviation_s += share * (off - self.deviation_s)
@@ -160,6 +166,13 @@ class PlayoutClock:
             return max(played_s, max(self.made_s - making_s, 0.0) + self.made_s)
         queued_s = queued_frames / self.rate
         return max(queued_s, max(queued_s - self.lead_s, 0.0) + self.made_s)
+
+    @property
+    def _spare_s(self) -> float:
+        covered_s = sorted(self._late)[-2] if len(self._late) > 1 else 0.0
+        if len(self._late) < _LEARNT:
+            return max(covered_s, _FIRST_DEVIATIONS * self.deviation_s)
+        return covered_s
 
     def _bounded(self, rate: float) -> float:
         return min(MAX_RATIO * self.fps, max(MIN_RATIO * self.fps, rate))

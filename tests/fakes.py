@@ -17,10 +17,12 @@ from streamer.pacing import TimedFrame
 from streamer.server.protocol import Message
 from streamer.stream import (
     BlockTimings,
+    Economy,
     Event,
     FrameBlock,
     Opening,
     Prompt,
+    Saving,
     StreamSpec,
     Truth,
 )
@@ -87,6 +89,8 @@ class FakeEngine:
         self.block_s = block_s
         self.sleep = sleep
         self.size = size
+        self.able: frozenset[Saving] = frozenset()
+        self.relief: dict[Saving, float] = {"decoder": 0.8, "steps": 0.5}
         self.failures: dict[int, StreamerError] = {}
         self.prompt_failures: dict[str, StreamerError] = {}
         self.started: list[int] = []
@@ -95,6 +99,7 @@ class FakeEngine:
         self.num_open = 0
         self.start_gate: asyncio.Event | None = None
         self.start_error: StreamerError | None = None
+        self.outage: StreamerError | None = None
         self.is_closed = False
         self.on_progress: Callable[[float, str], None] = lambda progress, stage: None
 
@@ -124,7 +129,11 @@ class FakeEngine:
     async def restore(self, truth: Truth) -> FakeStream:
         self.restored_at.append(truth.next_block)
         prompt = truth.script.prompt_before(truth.next_block)
-        return self._stream(truth.next_block, truth.first_frame, prompt.id if prompt else "")
+        stream = self._stream(truth.next_block, truth.first_frame, prompt.id if prompt else "")
+        for block, event in truth.script.events:
+            if isinstance(event, Economy) and block < truth.next_block:
+                stream.economy = event
+        return stream
 
     def _stream(self, block: int, frame: int, prompt_id: str) -> FakeStream:
         self.num_open += 1
@@ -138,11 +147,18 @@ class FakeStream:
         self._engine = engine
         self._block, self._frame, self._prompt_id = block, frame, prompt_id
         self._is_open = True
+        self.economy = Economy()
 
     async def next_block(self, events: Sequence[Event]) -> FrameBlock:
         engine = self._engine
         engine.started.append(self._block)
-        await engine.sleep(engine.block_s)
+        for event in events:
+            if isinstance(event, Economy):
+                self.economy = event
+        block_s = engine.block_s
+        for saving, part in engine.relief.items():
+            block_s *= part if getattr(self.economy, saving) else 1.0
+        await engine.sleep(block_s)
         failure = engine.failures.pop(self._block, None)
         if failure is not None:
             if isinstance(failure, WorkerDiedError):
@@ -156,7 +172,7 @@ class FakeStream:
         engine.made.append((self._block, tuple(events)))
         frames = np.full((FRAMES, engine.size, engine.size, 3), self._block % 256, np.uint8)
         latents = np.full((3, 1, 2, 2), self._block, np.float32)
-        timings = BlockTimings(total_ms=engine.block_s * 1000)
+        timings = BlockTimings(total_ms=block_s * 1000)
         block = FrameBlock(self._block, self._frame, frames, latents, self._prompt_id, timings)
         self._block += 1
         self._frame += FRAMES

@@ -57,6 +57,36 @@ def test_denoising_steps_must_fall():
         parse_config(tree, "my.json")
 
 
+@pytest.mark.parametrize(
+    ("fewer", "says"),
+    [([850, 1000], "reduced_step_list .* must fall"), ([1000, 850, 600, 300], "must have fewer")],
+)
+def test_a_reduced_list_falls_too_and_is_shorter(fewer: list[int], says: str):
+    tree = json.loads((configs_dir() / "storybook.json").read_text())
+    tree["model"]["sampler"] |= {
+        "denoising_step_list": [1000, 850, 600, 300],
+        "reduced_step_list": fewer,
+    }
+    with pytest.raises(ConfigError, match=says):
+        parse_config(tree, "my.json")
+
+
+def test_a_small_decoder_is_looked_for_in_the_models_folder_and_may_be_missing(tmp_path: Path):
+    for name in ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "self_forcing_dmd.pt"):
+        (tmp_path / name).touch()
+    (tmp_path / "umt5-xxl").mkdir()
+
+    def small_decoder() -> str:
+        model = load_config("wan2.1-t2v-1.3b-self-forcing", tmp_path).model
+        assert model is not None
+        assert model.small_decoder is not None
+        return model.small_decoder.weights
+
+    assert small_decoder() == "models/Autoencoders/taew2_1.safetensors"
+    (tmp_path / "taew2_1.safetensors").touch()
+    assert small_decoder() == str(tmp_path / "taew2_1.safetensors")
+
+
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'storybook'"):
         load_config("storybok")
@@ -85,3 +115,27 @@ def test_a_picture_that_no_video_can_hold_is_refused_at_once(side: str):
     stream = {"width": 64, "height": 64, side: 65}
     with pytest.raises(ConfigError, match=f"stream.{side}: .*multiple of 2"):
         parse_config({"name": "x", "family": "pattern", "stream": stream}, "x.json")
+
+
+def test_weights_beside_the_file_are_found_wherever_its_folder_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tree = json.loads((configs_dir() / "storybook.json").read_text())
+    model = tree["model"]
+    model["transformer"]["weights"] = ["one.safetensors", "assets/storybook/other.safetensors"]
+    model["decoder"]["weights"] = "."
+    model["text"]["weights"] = "elsewhere/text.safetensors"
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "one.safetensors").touch()
+    (folder / "config.json").write_text(json.dumps(tree))
+    moved = folder.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    found = load_config("moved/config.json").model
+    assert found is not None
+    assert found.transformer.weights == [
+        str(moved / "one.safetensors"),
+        "assets/storybook/other.safetensors",
+    ]
+    assert found.decoder.weights == str(moved)
+    assert found.text.weights == "elsewhere/text.safetensors"  # as before: the working directory's

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("streamer", "streamer.errors", "streamer.places", "streamer_kernels"),
+    ("streamer", "streamer.errors", "streamer.clearly", "streamer.places", "streamer_kernels"),
     (
         *("streamer.stream", "streamer.pacing", "streamer.governor"),
         *("streamer.models.cache", "streamer.lightx2v"),

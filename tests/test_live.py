@@ -14,7 +14,16 @@ import pytest
 from streamer.delivery.fanout import Broadcast
 from streamer.errors import OutOfMemoryError, OutputError, StreamStateError, WorkerDiedError
 from streamer.live import LiveStream
-from streamer.stream import Prompt, Reseed, Restored, Script, Transition, TransitionKind
+from streamer.server.protocol import SeedApplied
+from streamer.stream import (
+    Economy,
+    Prompt,
+    Reseed,
+    Restored,
+    Script,
+    Transition,
+    TransitionKind,
+)
 from tests.fakes import FRAMES, FakeBroadcast, FakeClient, FakeEngine, VirtualTime, pattern_config
 
 FIRST = Prompt("p1", "a red balloon")
@@ -195,6 +204,28 @@ async def test_a_new_seed_is_an_event_of_the_next_block(new_stage: Callable[...,
     await stage.time.run(2.0)
     assert [e for _, es in stage.engine.made for e in es if isinstance(e, Reseed)] == [Reseed(12)]
     assert stage.stream.info(None).seed == 12
+
+
+async def test_everybody_is_told_of_a_new_seed_with_its_first_frame_and_who_comes_late_sees_it(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage()
+    viewer = FakeClient()
+    stage.stream.attach(viewer)
+    stage.begin()
+    await stage.time.run(2.0)
+    stage.stream.set_seed(11)
+    stage.stream.set_seed(12)
+    assert stage.stream.info(None).seed == 12
+    assert stage.stream.seed_shown == 7
+    await stage.time.run(2.0)
+    (block,) = [i for i, es in stage.engine.made for e in es if isinstance(e, Reseed)]
+    first = next(frame for _, frame in stage.broadcast.pushed if frame.block == block)
+    wanted = SeedApplied(seed=12, block=block, frame=first.number)
+    assert viewer.of("seed_applied") == stage.client.of("seed_applied") == [wanted]
+    assert stage.stream.seed_shown == stage.stream.info(None).seed == 12
+    script = Script.read(io.StringIO(stage.stream.script()))
+    assert script.at(block) == (Reseed(12),)
 
 
 async def test_a_paused_stream_makes_and_shows_nothing_and_goes_on_where_it_was(
@@ -441,7 +472,7 @@ async def test_a_full_disk_ends_the_stream_clearly_and_frees_everything() -> Non
 async def test_statistics_come_once_a_second_and_are_true(new_stage: Callable[..., Stage]) -> None:
     stage = new_stage(block_s=0.4)
     stage.begin()
-    await stage.time.run(10.5)
+    await stage.time.run(10.02)
     told = [cast("Any", message) for message in stage.client.of("statistics")]
     assert len(told) == 10
     last = told[-1]
@@ -498,6 +529,81 @@ async def test_a_generator_that_is_too_slow_gives_things_up_in_order_and_says_so
     stage.engine.block_s = 0.2
     await stage.time.run(120.0)
     assert cast("Any", stage.client.of("statistics")[-1]).measure == "none"
+
+
+def measures(stage: Stage) -> list[str]:
+    """The measures told to the client, in their order, each once for as long as it held."""
+    told = [cast("Any", message).measure for message in stage.client.of("statistics")]
+    return [m for i, m in enumerate(told) if i == 0 or told[i - 1] != m]
+
+
+def economies(stage: Stage) -> list[Economy]:
+    """What the engine was told to save, in order."""
+    return [e for _, events in stage.engine.made for e in events if isinstance(e, Economy)]
+
+
+async def test_a_model_that_can_save_does_so_before_it_slows_down_and_takes_all_of_it_back(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(block_s=3.0)  # a block is shown for 0.75 s: nothing is enough
+    stage.engine.able = frozenset({"decoder", "steps"})
+    stage.begin()
+    await stage.time.run(60.0)
+    assert measures(stage) == ["none", "lead", "decoder", "steps", "rate"]
+    assert economies(stage) == [Economy(decoder=True), Economy(decoder=True, steps=True)]
+    stage.engine.block_s = 0.2
+    await stage.time.run(120.0)
+    assert measures(stage)[5:] == ["steps", "decoder", "lead", "none"]
+    assert economies(stage)[2:] == [Economy(decoder=True), Economy()]
+    script = Script.read(io.StringIO(stage.stream.script()))
+    recorded = [(block, e) for block, e in script.events if isinstance(e, Economy)]
+    made = [(block, e) for block, es in stage.engine.made for e in es if isinstance(e, Economy)]
+    assert recorded == made
+
+
+async def test_a_stream_stops_giving_up_where_that_is_enough(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(block_s=1.2)  # halved by fewer steps, and a fifth less by the small decoder
+    stage.engine.able = frozenset({"decoder", "steps"})
+    stage.begin()
+    await stage.time.run(180.0)
+    assert measures(stage) == ["none", "lead", "decoder", "steps"]
+    last = cast("Any", stage.client.of("statistics")[-1])
+    assert last.playback_rate == pytest.approx(1.0, abs=0.06)
+    assert last.block_ms == pytest.approx(480, rel=0.01)
+
+
+async def test_what_is_saved_is_told_before_the_prompt_of_the_same_block(
+    new_stage: Callable[..., Stage],
+) -> None:
+    stage = new_stage(block_s=1.2)
+    stage.engine.able = frozenset({"decoder"})
+    stage.begin()
+    while stage.stream._governor.decision.measure != "lead":
+        await stage.time.run(0.1)
+    while not economies(stage):
+        stage.stream.set_prompt(Prompt("p2", "snow"))
+        await stage.time.run(0.1)
+    (events,) = [es for _, es in stage.engine.made if any(isinstance(e, Economy) for e in es)]
+    assert [type(event) for event in events] == [Economy, Prompt]
+
+
+async def test_a_stream_that_comes_back_goes_on_saving(new_stage: Callable[..., Stage]) -> None:
+    stage = new_stage(block_s=1.2, park_after_s=5.0)
+    stage.engine.able = frozenset({"steps"})
+    stage.begin()
+    await stage.time.run(60.0)
+    assert measures(stage)[-1] == "steps"
+    stage.stream.unwatch(stage.client)
+    await stage.time.run(10.0)
+    assert stage.stream.state == "parked"
+    script = Script.read(io.StringIO(stage.stream.script()))
+    economy = [e for _, e in script.events if isinstance(e, Economy)]
+    assert economy == [Economy(steps=True)]
+    stage.stream.watch(stage.client)
+    await stage.time.run(5.0)
+    assert economies(stage) == [Economy(steps=True)], "the truth that it came back from says so"
 
 
 async def test_what_keeps_a_stream_going_is_no_viewer(new_stage: Callable[..., Stage]) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamer.config import StreamSection
+from streamer.config import StreamSection, load_config
 from streamer.errors import PictureError
-from streamer.pictures import read_clip_end, read_image, read_opening
+from streamer.pictures import can_begin_with_pictures, read_clip_end, read_image, read_opening
 
 SECTION = StreamSection(width=64, height=64, fps=16, window=9, sink=3)
 
@@ -91,6 +91,11 @@ def test_a_stream_takes_as_much_as_its_window_holds(tmp_path: Path):
         read_opening(SECTION, path, path)
 
 
+def test_a_model_is_needed_to_begin_with_a_picture():
+    assert can_begin_with_pictures(load_config("storybook"))
+    assert not can_begin_with_pictures(load_config("pattern"))
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path):
     nothing = tmp_path / "nothing.png"
     with pytest.raises(PictureError, match=r"nothing\.png: cannot be read"):
@@ -112,3 +117,42 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
     )
     with pytest.raises(PictureError, match="the picture: "):
         read_image(whole.read_bytes()[:60], 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [
+        *(("png", "png"), ("jpg", "mjpeg"), ("gif", "gif"), ("webp", "libwebp"), ("bmp", "bmp")),
+        *(("mp4", "libx264"), ("mkv", "libx264"), ("webm", "libvpx"), ("ts", "libx264")),
+    ],
+)
+def test_the_kinds_that_people_send_are_read_from_bytes(tmp_path: Path, kind: str, codec: str):
+    path = tmp_path / f"sent.{kind}"
+    with av.open(str(path), "w", format="image2" if kind in ("png", "jpg", "bmp") else None) as out:
+        stream = out.add_stream(codec, rate=16)
+        stream.width = stream.height = 64
+        stream.pix_fmt = stream.codec_context.codec.video_formats[0].name
+        frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), "rgb24")
+        out.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
+        out.mux(stream.encode(None))
+    made = read_image(path.read_bytes(), 64, 64)
+    assert abs(made.mean() - 90) <= 12, "some kinds know few colours"
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "ffconcat version 1.0\nfile clip.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.5,\nclip.ts\n#EXT-X-ENDLIST\n",
+        "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+        "m=video 45678 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n",
+    ],
+)
+def test_bytes_that_name_other_files_open_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, playlist: str
+):
+    save_clip(tmp_path / "clip.mp4", 8, 16)
+    save_clip(tmp_path / "clip.ts", 8, 16)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PictureError, match="the picture: cannot be read"):
+        read_image(playlist.encode(), 64, 64)

@@ -6,6 +6,7 @@ import pytest
 from streamer.errors import ConfigError, PromptError
 from streamer.stream import (
     PROMPT_LIMIT,
+    Economy,
     Ended,
     History,
     Prompt,
@@ -27,6 +28,8 @@ def full_script() -> Script:
     script.append(3, Prompt("b", "grün — näher", Transition(TransitionKind.BLEND, 4)))
     script.append(3, Restored())
     script.append(5, Reseed(9))
+    script.append(6, Economy(decoder=True, steps=True))
+    script.append(7, Economy())
     script.append(8, Ended())
     return script
 
@@ -56,6 +59,11 @@ def test_a_script_whose_last_line_was_cut_off_keeps_the_rest():
         (text_of(Script(SPEC)) + '{"type": "wave", "block": 1}\n', "unknown event 'wave'"),
         (text_of(Script(SPEC)) + '{"type": "reseed", "block": -1, "seed": 1}\n', "block is -1"),
         (text_of(Script(SPEC)).replace("64", '"x"', 1), "width is 'x'"),
+        (
+            text_of(Script(SPEC))
+            + '{"type": "economy", "block": 1, "decoder": 1, "steps": true}\n',
+            "decoder is 1; it must be true or false",
+        ),
         (text_of(Script(SPEC)) + '{"type": "reseed", "block": 1, "seed": "x"}\n', "seed is 'x'"),
         (
             text_of(Script(SPEC))

@@ -256,8 +256,11 @@ def fitting(found: Recognised) -> list[str]:
     return [
         config.name
         for config in configs
-        if config.model is not None
-        and (config.model.decoder.kind == decoder or config.model.text.kind == text)
+        if (model := config.model) is not None
+        and (
+            model.text.kind == text
+            or decoder in [each.kind for each in (model.decoder, model.small_decoder) if each]
+        )
     ]
 
 

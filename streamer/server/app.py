@@ -26,7 +26,7 @@ from starlette.websockets import WebSocket
 from streamer import __version__
 from streamer.config import Config, web_dir
 from streamer.engine.handle import Engine
-from streamer.errors import StreamerError
+from streamer.errors import BusyError, StreamerError
 from streamer.metrics import Metrics
 from streamer.pictures import reader_of
 from streamer.server.access import Guard, bearer, require_token
@@ -47,11 +47,15 @@ from streamer.server.publishing import Publishing
 from streamer.server.recordings import Recordings
 from streamer.server.session import Session
 from streamer.server.streams import Held, Streams
+from streamer.server.tickets import StreamMade, Tickets, WaitingPlace, made
 from streamer.server.video_socket import VideoSocket
 from streamer.server.vocabulary import vocabulary_routes
 from streamer.server.whep import WhepDoor
 
 log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 5
+"""When to ask again after `busy`."""
 
 Authorization = Annotated[str | None, Header(description="Bearer and the stream's token")]
 
@@ -82,11 +86,15 @@ class Body(BaseModel):
 
 
 class NewStream(Body):
-    """What a new stream begins with."""
+    """What a new stream begins with.
+
+    wait: while all places are taken, wait in line for one instead of being refused.
+    """
 
     prompt: str
     seed: Seed | None = None
     transition: TransitionField | None = None
+    wait: bool = False
 
 
 class NewPrompt(Body):
@@ -94,12 +102,6 @@ class NewPrompt(Body):
 
     prompt: str
     transition: TransitionField | None = None
-
-
-class StreamMade(StreamInfo):
-    """A new stream; url: the page that watches it.  token: makes its holder the director."""
-
-    url: str
 
 
 class Health(BaseModel):
@@ -148,6 +150,7 @@ class House:
         self.publishing = Publishing(config, self.streams)
         self.recordings = Recordings(config, self.streams)
         self.whep = WhepDoor(config, self.streams)
+        self.tickets = Tickets(self.streams)
         self._sessions: set[Session] = set()
         self._measure()
 
@@ -264,6 +267,7 @@ def create_app(
     )
     app.include_router(_health_routes(house))
     app.include_router(_stream_routes(house))
+    app.include_router(house.tickets.routes())
     app.include_router(house.recordings.routes())
     app.include_router(house.publishing.routes())
     app.include_router(house.whep.routes())
@@ -310,12 +314,14 @@ def _health_routes(house: House) -> APIRouter:
 
     @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
     async def readyz() -> JSONResponse:
-        """200 once the model is loaded; 503 before, and when loading failed."""
+        """200 once the model is loaded; 503 before, when loading failed, and while a worker that
+        is gone cannot be replaced."""
         engine = house.engine
-        status = "ready" if engine.is_ready else "failed" if engine.error else "loading"
-        stage = str(engine.error) if engine.error else engine.stage
+        outage = engine.outage
+        status = "failed" if outage else "ready" if engine.is_ready else "loading"
+        stage = str(outage) if outage else engine.stage
         answer = Readiness(status=status, progress=engine.progress, stage=stage)
-        return JSONResponse(answer.model_dump(), 200 if engine.is_ready else 503)
+        return JSONResponse(answer.model_dump(), 200 if status == "ready" else 503)
 
     return router
 
@@ -324,6 +330,7 @@ def _stream_routes(house: House) -> APIRouter:
     problems: dict[int | str, dict[str, Any]] = {
         code: {"model": Problem} for code in (400, 403, 404, 409, 413, 503)
     }
+    in_line: dict[int | str, dict[str, Any]] = {202: {"model": WaitingPlace}}
     router = APIRouter(prefix="/api/streams", tags=["streams"], responses=problems)
 
     def steered(stream_id: str, authorization: str | None) -> Held:
@@ -331,32 +338,56 @@ def _stream_routes(house: House) -> APIRouter:
         require_token(bearer(authorization), held.token)
         return held
 
-    @router.post("", status_code=201)
-    async def start(body: NewStream, request: Request) -> StreamMade:
-        """Begin a stream.  It is parked when nobody watches it for a while."""
+    def begun(request: Request, held: Held) -> JSONResponse:
+        return JSONResponse(made(held, request).model_dump(mode="json"), 201)
+
+    @router.post("", status_code=201, response_model=StreamMade, responses=in_line)
+    async def start(body: NewStream, request: Request) -> JSONResponse:
+        """Begin a stream.  It is parked when nobody watches it for a while.
+
+        503 when all places are taken or others wait for one; with `wait` 202 instead, and a place
+        in the line that all wait in: ask for it again at the address in `Location`.
+        """
         prompt = PromptField(id="p-1", text=body.prompt, transition=body.transition).prompt()
         house.engine.require_sound()
-        held = house.streams.start(prompt, body.seed)
-        info = held.stream.info(held.token)
-        return StreamMade(**info.model_dump(), url=f"{request.base_url}#{info.id}")
+        if body.wait:
+            return house.tickets.answer(house.tickets.take(prompt, body.seed), request, 201)
+        return begun(request, house.streams.start(prompt, body.seed))
 
-    @router.post("/from-file", status_code=201, openapi_extra=FILE_BODY)
+    @router.post(
+        "/from-file",
+        status_code=201,
+        response_model=StreamMade,
+        responses=in_line,
+        openapi_extra=FILE_BODY,
+    )
     async def start_from_file(
-        request: Request, prompt: str, seed: Annotated[int | None, Query(ge=0, lt=2**53)] = None
-    ) -> StreamMade:
+        request: Request,
+        prompt: str,
+        seed: Annotated[int | None, Query(ge=0, lt=2**53)] = None,
+        instead_of: str | None = None,
+        wait: bool = False,
+        authorization: Authorization = None,
+    ) -> JSONResponse:
         """Begin a stream that goes on from a picture, or from the end of a clip.
 
         The body is the file itself, its Content-Type image/... or video/...; prompt and seed are in
-        the query.
+        the query.  instead_of: a stream of the sender's, with its token in the header: it ends once
+        the file was read, and the new one takes its place.  wait: as with a prompt alone.
         """
         first = PromptField(id="p-1", text=prompt).prompt()
         read = reader_of(request.headers.get("content-type", ""))
         house.engine.require_sound()
-        house.streams.require_place()
+        old = None if instead_of is None else steered(instead_of, authorization)
+        if old is None and not wait:
+            house.streams.require_turn()
         pictures = await asyncio.to_thread(read, house.config.stream, await request.body())
-        held = house.streams.start(first, seed, await house.engine.encode(pictures))
-        info = held.stream.info(held.token)
-        return StreamMade(**info.model_dump(), url=f"{request.base_url}#{info.id}")
+        opening = await house.engine.encode(pictures)
+        if old is not None:
+            return begun(request, await house.streams.replace(old, first, seed, opening))
+        if wait:
+            return house.tickets.answer(house.tickets.take(first, seed, opening), request, 201)
+        return begun(request, house.streams.start(first, seed, opening))
 
     @router.get("/{stream_id}")
     async def look(stream_id: str) -> StreamInfo:
@@ -402,7 +433,10 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(StreamerError)
     async def refused(request: Request, error: StreamerError) -> JSONResponse:
-        return _problem(error.http_status, error.code, str(error))
+        answer = _problem(error.http_status, error.code, str(error))
+        if isinstance(error, BusyError):
+            answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return answer
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

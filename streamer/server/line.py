@@ -1,4 +1,8 @@
-"""The line for a stream: who asks while all places are taken waits, first come, first served."""
+"""The line for a stream: who asks while all places are taken waits, first come, first served.
+
+There is one for all doors: who waits over the WebSocket and who asks again over HTTP stand in it
+together, and while somebody stands in it nobody else gets a place.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,10 @@ LOOK_EVERY_S = 0.5
 
 class Entrant(Protocol):
     """Somebody who wants a stream."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether they still wait; who is gone is left out when next is looked."""
 
     def enter(self) -> None:
         """There is a place: take it now."""
@@ -81,6 +89,8 @@ class Line:
         try:
             while self._waiting:
                 await self._sleep(LOOK_EVERY_S)
+                for gone in [each for each in self._waiting if not each.is_there]:
+                    self.leave(gone)
                 if self._waiting and self._is_place_free():
                     entrant = self._waiting.pop(0)
                     log.info("place found waiting=%d", len(self._waiting))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamer.config import Config
 from streamer.driver import Engine, EngineStream
 from streamer.errors import EngineError, StreamerError
-from streamer.stream import Opening, StreamSpec, Truth
+from streamer.stream import Opening, Saving, StreamSpec, Truth
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,10 @@ CLOSE_S = 2.0
 
 class ServedEngine(Engine, Protocol):
     """An engine with a beginning and an end: `engine.handle.Engine`, fakes in tests."""
+
+    @property
+    def outage(self) -> StreamerError | None:
+        """Why a worker that is gone could not be replaced; None while all is well."""
 
     async def start(self) -> None:
         """Load the model.  Raises StreamerError when that fails."""
@@ -68,9 +72,19 @@ class LoadingEngine:
         self._loading: asyncio.Task[None] | None = None
 
     @property
+    def able(self) -> frozenset[Saving]:
+        """What the model can save when blocks are made too slowly."""
+        return self._engine.able
+
+    @property
     def is_ready(self) -> bool:
         """Whether the model is loaded."""
         return self._is_loaded
+
+    @property
+    def outage(self) -> StreamerError | None:
+        """Why nothing can be made: loading failed, or a lost worker could not be replaced."""
+        return self.error or self._engine.outage
 
     def start(self) -> None:
         """Load in the background."""

@@ -203,8 +203,19 @@ class IceServerField(Message):
     credential: str | None = None
 
 
+class OpeningField(Message):
+    """What a stream may begin with: a picture or clip of so many bytes, cut to this size."""
+
+    bytes: int
+    width: int
+    height: int
+
+
 class Welcome(Message):
-    """Answer to hello: what this server is and how far its model is loaded (0..1)."""
+    """Answer to hello: what this server is and how far its model is loaded (0..1).
+
+    opening: null where the model cannot begin with a picture.
+    """
 
     type: Literal["welcome"] = "welcome"
     version: int
@@ -216,6 +227,7 @@ class Welcome(Message):
     prompt_limit: int = PROMPT_LIMIT
     loading: float
     ice_servers: list[IceServerField]
+    opening: OpeningField | None = None
 
 
 class Loading(Message):
@@ -235,7 +247,10 @@ class Queued(Message):
 
 
 class StreamInfo(Message):
-    """The stream this client is attached to; token is sent to the director only."""
+    """The stream this client is attached to; token is sent to the director only.
+
+    prompt, seed: the newest ones, which may still be on their way to the screen.
+    """
 
     type: Literal["stream"] = "stream"
     id: Id
@@ -281,6 +296,15 @@ class PromptApplied(Message):
     frame: int
     rtp_timestamp: int | None
     pts: int
+
+
+class SeedApplied(Message):
+    """The first frame of a new seed was handed to the encoder; the picture begins anew."""
+
+    type: Literal["seed_applied"] = "seed_applied"
+    seed: int
+    block: int
+    frame: int
 
 
 class Status(Message):
@@ -421,6 +445,7 @@ ServerMessage = Annotated[
     | Answer
     | PromptAccepted
     | PromptApplied
+    | SeedApplied
     | Status
     | Statistics
     | PromptHistory

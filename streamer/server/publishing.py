@@ -135,6 +135,7 @@ class Publishing:
     ) -> PublicationField:
         """Publish the stream to a WHIP server, and keep trying (director only)."""
         held = self._directed(stream_id, authorization)
+        self._streams.require_place_of(held.stream)
         return self.publish(held.stream, body.url, body.token).field()
 
     async def _list(

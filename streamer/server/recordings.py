@@ -95,10 +95,12 @@ class Recordings:
     async def start(self, stream: LiveStream) -> Recording:
         """Record from the next key frame on.
 
-        Raises StreamStateError when it is recorded already, OutputError without a folder.
+        Raises StreamStateError when it is recorded already, OutputError without a folder, BusyError
+        when it is parked and there is no place for it.
         """
         if self._running(stream.id) is not None:
             raise StreamStateError("this stream is being recorded already; stop that first")
+        self._streams.require_place_of(stream)
         path = await self._path(stream.id)
         recorder = Recorder(
             path,
@@ -209,7 +211,7 @@ class Recordings:
             raise StreamStateError("there is no picture yet; try again when the stream plays")
         recipe: dict[str, object] = {
             "model": stream.spec.model,
-            "seed": stream.spec.seed,
+            "seed": stream.seed_shown,
             "prompt": stream.shown[-1].prompt.text if stream.shown else "",
             "frame": frame.number,
             "block": frame.block,

@@ -21,6 +21,7 @@ from streamer.errors import (
     StreamStateError,
 )
 from streamer.live import LiveStream
+from streamer.pictures import can_begin_with_pictures
 from streamer.server.audience import Member
 from streamer.server.loading import LoadingEngine
 from streamer.server.protocol import (
@@ -36,6 +37,7 @@ from streamer.server.protocol import (
     Loading,
     Message,
     Offer,
+    OpeningField,
     OpenSuggestions,
     Pause,
     Pick,
@@ -125,13 +127,18 @@ class Session:
 
     # ---- what the line for a stream asks of who waits -------------------------------------------
 
+    @property
+    def is_there(self) -> bool:
+        """A connection that ends leaves the line by itself."""
+        return True
+
     def enter(self) -> None:
         """There is a place: begin the stream that was asked for."""
         wanted, self._waiting = self._waiting, None
         if wanted is None:
             return
         try:
-            self._begin(wanted)
+            self._go_with(self._streams.enter(wanted.prompt.prompt(), wanted.seed))
         except StreamerError as error:
             self._tell_error(error, "start")
 
@@ -349,6 +356,7 @@ class Session:
                 IceServerField(urls=s.url, username=s.username, credential=s.credential)
                 for s in self._ice_servers
             ],
+            opening=_opening_of(config),
         )
 
     def _start(self, message: Start) -> None:
@@ -359,20 +367,20 @@ class Session:
             )
         if self._waiting is not None:
             raise StreamStateError("this connection waits for a stream already")
-        message.prompt.prompt()
+        prompt = message.prompt.prompt()
         self._engine.require_sound()
         if not message.wait:
-            self._begin(message)
+            self._go_with(self._streams.start(prompt, message.seed))
             return
         self._waiting = message
         try:
-            self._streams.line.join(self)
+            self._streams.wait(self)
         except StreamerError:
             self._waiting = None
             raise
 
-    def _begin(self, message: Start) -> None:
-        held = self._streams.start(message.prompt.prompt(), message.seed)
+    def _go_with(self, held: Held) -> None:
+        """Direct a stream of one's own."""
         self._attach(held, held.token)
 
     def _leave_line(self) -> None:
@@ -485,6 +493,15 @@ class _Farewell:
 
     def __init__(self, code: int, reason: str) -> None:
         self.code, self.reason = code, reason
+
+
+def _opening_of(config: Config) -> OpeningField | None:
+    if not can_begin_with_pictures(config):
+        return None
+    section = config.stream
+    return OpeningField(
+        bytes=config.server.upload_bytes, width=section.width, height=section.height
+    )
 
 
 def _text_of(event: Any) -> str:

@@ -14,7 +14,7 @@ from streamer.live import LiveStream
 from streamer.metrics import Metrics
 from streamer.server.access import Rate
 from streamer.server.audience import Audience
-from streamer.server.line import Line
+from streamer.server.line import Entrant, Line
 from streamer.stream import Opening, Prompt
 
 KEPT_PARKED = 64
@@ -93,7 +93,8 @@ class Streams:
         self._scripts: dict[str, str] = {}
         self._starts = Rate(per_s=1.0, burst=10, clock=clock)
         self._ending: set[asyncio.Task[None]] = set()
-        self.line = Line(self.require_place)
+        self._num_reserved = 0
+        self.line = Line(self._make_place)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -103,8 +104,13 @@ class Streams:
         """How many clients watch any stream."""
         return sum(held.stream.num_viewers for held in self._held.values())
 
-    def require_place(self) -> None:
-        """Raise BusyError when a new stream would find no place."""
+    def require_turn(self) -> None:
+        """Raise BusyError when a new stream would find no place, or others wait for one."""
+        if waiting := len(self.line):
+            raise BusyError(
+                f"all streams of this server are in use and {waiting} wait{'s' * (waiting == 1)} "
+                "for a place; wait in line too, or watch a stream that plays by its link"
+            )
         self._make_place()
 
     def start(self, prompt: Prompt, seed: int | None, opening: Opening | None = None) -> Held:
@@ -113,7 +119,39 @@ class Streams:
         opening: what the picture goes on from.
         """
         self._starts.take("new streams")
+        self.require_turn()
+        return self._begin(prompt, seed, opening)
+
+    def wait(self, entrant: Entrant) -> None:
+        """Let somebody in at once, or when it is their turn; they call `enter` then.
+
+        Raises BusyError when the line is full.
+        """
+        self._starts.take("new streams")
+        self.line.join(entrant)
+
+    def enter(self, prompt: Prompt, seed: int | None, opening: Opening | None = None) -> Held:
+        """Begin the stream of who is first in the line.  Raises BusyError without a place."""
         self._make_place()
+        return self._begin(prompt, seed, opening)
+
+    async def replace(
+        self, old: Held, prompt: Prompt, seed: int | None, opening: Opening | None = None
+    ) -> Held:
+        """Begin a new stream in the place of one that ends for it.
+
+        Raises BusyError before anything ends.
+        """
+        self._starts.take("new streams")
+        self.require_place_of(old.stream)
+        self._num_reserved += 1  # while the old one ends its place is nobody else's
+        try:
+            await old.stream.end("its director began another one")
+        finally:
+            self._num_reserved -= 1
+        return self._begin(prompt, seed, opening)
+
+    def _begin(self, prompt: Prompt, seed: int | None, opening: Opening | None) -> Held:
         stream = LiveStream(
             f"s-{secrets.token_urlsafe(9)}",
             self._config,
@@ -155,8 +193,12 @@ class Streams:
             raise BusyError(
                 f"all {limit} viewers' places are taken; try again when somebody has left"
             )
+        self.require_place_of(stream)
+
+    def require_place_of(self, stream: LiveStream) -> None:
+        """Raise BusyError when a parked stream cannot come back: it passes nobody who waits."""
         if not stream.holds_place:
-            self._make_place()
+            self.require_turn()
 
     async def close(self) -> None:
         """End all streams."""
@@ -169,10 +211,10 @@ class Streams:
         """Raise BusyError unless there is a place, or a stream whose page is gone gives up its."""
         limit = self._config.server.max_streams
         placed = [held.stream for held in self._held.values() if held.stream.holds_place]
-        if len(placed) < limit:
+        if len(placed) + self._num_reserved < limit:
             return
-        leaving = max(placed, key=lambda stream: stream.unwatched_s)
-        if leaving.unwatched_s < LEAVING_S:
+        leaving = max(placed, key=lambda stream: stream.unwatched_s, default=None)
+        if leaving is None or leaving.unwatched_s < LEAVING_S:
             raise BusyError(
                 f"all {limit} streams of this server are in use; try again in a minute, "
                 "or watch one that plays by its link"

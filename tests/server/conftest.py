@@ -18,7 +18,7 @@ from streamer.server.app import create_app
 from streamer.server.run import address_of, bind
 from tests.fakes import FakeEngine, pattern_config
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 class Talk:

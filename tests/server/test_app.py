@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from streamer.errors import WeightsError
 from streamer.stream import Ended, Prompt, Script
 from tests.fakes import FakeEngine
 
@@ -159,6 +160,18 @@ async def test_health_and_readiness(serve: Serve) -> None:
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
 
 
+async def test_a_server_is_not_ready_while_a_lost_worker_cannot_be_replaced(serve: Serve) -> None:
+    engine = FakeEngine()
+    served = await serve(engine)
+    engine.outage = WeightsError("model.safetensors: there is no such weights file")
+    answer = await served.http.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["status"] == "failed"
+    assert "no such weights file" in answer.json()["stage"]
+    engine.outage = None
+    assert (await served.http.get("/readyz")).status_code == 200
+
+
 async def test_every_answer_carries_the_security_headers(serve: Serve) -> None:
     served = await serve()
     for path in ("/healthz", "/api/nothing", "/docs"):
@@ -254,6 +267,35 @@ async def test_a_file_that_cannot_be_begun_with_begins_nothing(
     )
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert (await served.health())["streams"] == 0
+
+
+async def test_a_stream_from_a_file_takes_the_place_of_its_directors_own(serve: Serve) -> None:
+    served = await serve(max_streams=1)
+    first = (await served.http.post("/api/streams", json={"prompt": "rain"})).json()
+    await served.until_state(first["id"], "playing")
+
+    async def begin(content: bytes, headers: dict[str, str], **query: str) -> Any:
+        return await served.http.post(
+            "/api/streams/from-file",
+            params={"prompt": "snow", **query},
+            content=content,
+            headers={"Content-Type": "image/png", **headers},
+        )
+
+    own = {"instead_of": first["id"]}
+    refusals = [
+        await begin(png(120), {}),
+        await begin(png(120), {}, **own),
+        await begin(b"no picture", bearer(first), **own),
+    ]
+    codes = ["busy", "not_director", "picture_invalid"]
+    assert [answer.json()["code"] for answer in refusals] == codes
+    assert (await served.http.get(f"/api/streams/{first['id']}")).status_code == 200
+    made = await begin(png(120), bearer(first), **own)
+    assert made.status_code == 201
+    assert (await served.http.get(f"/api/streams/{first['id']}")).status_code == 404
+    await served.until_state(made.json()["id"], "playing")
+    assert (await served.health())["streams"] == 1
 
 
 async def test_only_a_file_may_be_large(serve: Serve) -> None:

@@ -102,6 +102,24 @@ async def test_a_late_viewer_is_told_what_was_shown_and_who_is_there(serve: Serv
     assert audience["you"] == audience["members"][1]["id"]
 
 
+async def test_a_new_seed_reaches_everybody_and_who_comes_after_it(serve: Serve) -> None:
+    served = await serve()
+    director, viewer = await served.talk(), await served.talk()
+    await director.greet()
+    stream = await director.start("red", seed=7)
+    await viewer.greet(stream=stream["id"])
+    assert (await viewer.hear("stream"))["seed"] == 7
+    await director.hear("prompt_applied")
+    await director.say("set_seed", seed=12)
+    told = await viewer.hear("seed_applied")
+    assert told == await director.hear("seed_applied", seed=12)
+    late = await served.talk()
+    await late.greet(stream=stream["id"])
+    assert (await late.hear("stream"))["seed"] == 12
+    recipe = await served.http.get(f"/api/streams/{stream['id']}")
+    assert recipe.json()["seed"] == 12
+
+
 async def test_a_viewer_suggests_and_the_director_picks(serve: Serve) -> None:
     served = await serve()
     director, viewer = await served.talk(), await served.talk()

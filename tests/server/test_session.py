@@ -267,7 +267,7 @@ async def test_stopping_ends_the_stream_for_everybody_and_makes_place_for_anothe
     await served.until(streams=0, viewers=0)
     await director.start("another")
     for viewer in both:
-        await asyncio.wait_for(viewer.is_closed.wait(), 5)
+        await asyncio.wait_for(viewer.is_closed.wait(), 30)
 
 
 @pytest.mark.parametrize("is_polite", [True, False])
@@ -305,7 +305,7 @@ async def test_a_client_that_leaves_while_its_offer_is_answered_frees_its_place(
     await talk.greet()
     await talk.start()
     await talk.say("offer", sdp="hang")
-    await asyncio.wait_for(entered.wait(), 5)
+    await asyncio.wait_for(entered.wait(), 30)
     await talk.socket.close()
     await served.until(viewers=0)
 
@@ -341,7 +341,7 @@ async def test_a_second_offer_replaces_the_first_only_when_it_can_be_answered(
     assert viewers == [first]
     await talk.say("offer", sdp="v=0")
     await talk.hear("answer")
-    await asyncio.wait_for(first.is_closed.wait(), 5)
+    await asyncio.wait_for(first.is_closed.wait(), 30)
     assert len(viewers) == 1
     assert (await served.health())["viewers"] == 1
 
@@ -521,4 +521,4 @@ async def test_a_client_that_does_not_read_is_given_up_instead_of_filling_memory
     for number in range(session_module.OUTBOX_LIMIT):
         session.tell(Pong(id=number))
         assert session._outbox.qsize() <= session_module.OUTBOX_LIMIT
-    await asyncio.wait_for(running, 5)
+    await asyncio.wait_for(running, 30)
