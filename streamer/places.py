@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 MODELS = "models/"
@@ -41,3 +42,32 @@ def weights_path(name: str) -> Path:
     if name.startswith(MODELS):
         return models_dir() / name.removeprefix(MODELS)
     return Path(os.path.expanduser(name))
+
+
+def found_beside(tree: Any, folder: Path) -> Any:
+    """A configuration's JSON tree with the weights that lie beside its file named by full paths.
+
+    `transformer.safetensors`, or `parts/vae`, means what lies there in the folder of the file, so
+    that the folder can be moved; a relative name that does not is left to the working directory.
+    """
+    if isinstance(tree, list):
+        return [found_beside(part, folder) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        key: _beside(part, folder) if key in _PLACES else found_beside(part, folder)
+        for key, part in tree.items()
+    }
+
+
+_PLACES = ("weights", "tokenizer")
+"""Keys of a configuration whose values are places."""
+
+
+def _beside(name: Any, folder: Path) -> Any:
+    if isinstance(name, list):
+        return [_beside(part, folder) for part in name]
+    if not isinstance(name, str) or not name or name.startswith(("assets/", MODELS, "/", "~")):
+        return name
+    path = (folder / name).resolve()
+    return str(path) if path.exists() else name

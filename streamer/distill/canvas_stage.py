@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from streamer.distill.blueprint import new_transformer
+from streamer.distill.draws import send
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.shards import LatentClips
+from streamer.distill.trainer import Update
 from streamer.errors import ConfigError
 from streamer.models.canvas import TextCanvas
 from streamer.models.checkpoint import load_weights
@@ -62,7 +64,7 @@ class CanvasStage:
         self.config = config or CanvasStageConfig()
         self.device = torch.device(device)
         self._network = new_transformer(sizes, seed).to(self.device)
-        self._nothing = nothing.cpu()
+        self._nothing = nothing.to(self.device)
         self._text = beginnings.text[:, 0]
         self._patches = self._mean_patches(beginnings)
         self._held_out = held_out.text[:, 0].float(), self._mean_patches(held_out).float()
@@ -81,14 +83,17 @@ class CanvasStage:
         """AdamW for all of it: the last map is a table of pictures."""
         return build_optimizer(self.modules.values(), muon_lr=0, adam_lr=self.config.lr)
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int, generator: torch.Generator) -> Update:
         """Squared distance of the mean pictures from pictures of their texts."""
         count = self.config.beginnings
         rows = torch.randint(len(self._text), (count,), generator=generator)
+        rows = send(rows, self._text.device)
         is_told = torch.rand(count, 1, 1, generator=generator) >= self.config.caption_dropout
-        text = torch.where(is_told, self._text[rows].float(), self._nothing.float())
-        wanted = self._patches[rows].float()
-        return self._canvas.loss(text.to(self.device), wanted.to(self.device)), {}
+        told, wanted = (
+            send(part[rows].float(), self.device) for part in (self._text, self._patches)
+        )
+        text = torch.where(send(is_told, self.device), told, self._nothing.float())
+        return self._canvas.loss(text, wanted), {}
 
     @torch.no_grad()
     def sample_sheet(self, path: Path) -> dict[str, float]:
@@ -112,7 +117,7 @@ class CanvasStage:
     def _mean_patches(self, clips: LatentClips) -> Tensor:
         """What the first blocks look like on average over their frames, [N, tokens, inside]."""
         means = (part.float().mean(1, keepdim=True) for part in torch.split(clips.latents, 256))
-        return torch.cat([self._network.cut(mean).half() for mean in means])
+        return torch.cat([self._network.cut(mean) for mean in means]).half()
 
 
 def load_canvas(network: CausalWanTransformer, folder: Path) -> None:

@@ -363,9 +363,10 @@ class ClassifierStage:
 
     def _test(self) -> Lesson:
         if self._held_out is None:
+            size = min(24, self.config.held_out_clips)
             lessons = [
-                render_lesson(self._renderer, 24, _HELD_OUT + number)
-                for number in range(self.config.held_out_clips // 24)
+                render_lesson(self._renderer, size, _HELD_OUT + number)
+                for number in range(self.config.held_out_clips // size)
             ]
             self._held_out = Lesson(
                 torch.cat([lesson.clips for lesson in lessons]),

@@ -21,7 +21,7 @@ from streamer.distill.console import (
 )
 from streamer.distill.edition import EDITIONS
 from streamer.distill.judging import evaluate, sheet
-from streamer.distill.pipeline import dmd, ode, run, teacher, trajectories
+from streamer.distill.pipeline import canvas, dmd, ode, run, teacher, trajectories
 from streamer.distill.running import (
     begin_run,
     device_option,
@@ -46,7 +46,7 @@ distill.add_command(evaluate)
 distill.add_command(sheet)
 distill.add_command(atlas)
 distill.add_command(vocabulary)
-for stage in (teacher, trajectories, ode, dmd, run):
+for stage in (canvas, teacher, trajectories, ode, dmd, run):
     distill.add_command(stage)
 
 
@@ -61,6 +61,11 @@ for stage in (teacher, trajectories, ode, dmd, run):
 @click.option("--captions", type=click.IntRange(1), default=40_000, show_default=True)
 @click.option("--report-captions", type=click.IntRange(1), default=2000, show_default=True,
               help="Behind every accuracy of the report.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), default=96, show_default=True,
+              help="Captions of a step.")  # fmt: skip
+@click.option("--muon-lr", type=click.FloatRange(0), default=0.0, show_default=True,
+              help="Of the matrices; 0: AdamW for all.")  # fmt: skip
+@device_option
 def text(
     out: Path,
     threads: int,
@@ -71,6 +76,9 @@ def text(
     steps: int,
     captions: int,
     report_captions: int,
+    batch: int,
+    muon_lr: float,
+    device: str,
 ) -> None:
     """Train the text encoder; ends in OUT/text.safetensors and OUT/text.json.
 
@@ -80,10 +88,15 @@ def text(
     from streamer.distill.text_stage import TextOptions, TextTraining, train_text
 
     set_threads(threads)
-    training = TextTraining(num_captions=captions, steps=steps, seed=seed)
-    options = TextOptions(
-        out, load_edition(edition), word_vectors, training, report_captions, resume
+    training = TextTraining(
+        num_captions=captions,
+        steps=steps,
+        batch=batch,
+        muon_lr=muon_lr,
+        report_captions=report_captions,
+        seed=seed,
     )
+    options = TextOptions(out, load_edition(edition), word_vectors, training, resume, device)
     with progress_bar() as show:
         report = train_text(options, lambda step, loss: show(step / steps, f"loss {loss:.3f}"))
     click.echo(json.dumps(report, indent=2))
@@ -130,6 +143,9 @@ def vae(
 @click.option("--text", "text_path", type=PathType, help="[default: the configuration's]")
 @click.option("--shards", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--latents", type=click.IntRange(1), default=9, show_default=True, help="Of a clip.")
+@click.option("--leaps", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+              help="Share of pieces from the middle that begin with the world's first block, for a "
+              "student with a sink.")  # fmt: skip
 def world(
     out: Path,
     threads: int,
@@ -142,6 +158,7 @@ def world(
     text_path: Path | None,
     shards: int,
     latents: int,
+    leaps: float,
 ) -> None:
     """Render clips with captions and keep their latents as shards, for the student."""
     from streamer.config import load_config, weights_path
@@ -175,53 +192,9 @@ def world(
             num_latents=latents,
             block=stream.num_frame_per_block,
             seed=seed,
+            leap_share=leaps,
             on_progress=lambda done: report(done / (shards + 1), f"{done} shards"),
         )
-
-
-@distill.command(cls=ClearCommand)
-@training_options
-@device_option
-@config_option
-@click.option("--shards", type=PathType, required=True, help="Folder made by `world --latents 3`.")
-@click.option("--text", "text_path", type=PathType, help="[default: the configuration's]")
-@click.option("--steps", type=click.IntRange(1), default=900, show_default=True)
-@click.option("--bf16", is_flag=True, help="Compute in bfloat16.")
-def canvas(
-    out: Path,
-    threads: int,
-    device: str,
-    seed: int,
-    resume: bool,
-    source: str | None,
-    shards: Path,
-    text_path: Path | None,
-    steps: int,
-    bf16: bool,
-) -> None:
-    """Teach the canvas of a transformer the mean picture of each text; ends in OUT/export."""
-    from streamer.config import load_config, weights_path
-    from streamer.distill.blueprint import load_blueprint
-    from streamer.distill.canvas_stage import CanvasStage
-    from streamer.distill.shards import read_clips
-    from streamer.distill.trainer import TrainerConfig
-    from streamer.models.text import load_text_encoder
-
-    model = model_section(load_config(source))
-    begin_run(out, threads, resume)
-    encoder = load_text_encoder(text_path or weights_path(model.text.weights))
-    stage = CanvasStage(
-        load_blueprint(source).transformer,
-        read_clips(shards),
-        read_clips(shards, held_out=True),
-        encoder.encode([""])[0],
-        device=device,
-        seed=seed,
-    )
-    config = TrainerConfig(
-        out=out, seed=seed, max_steps=steps, schedule="cosine", ema_decay=0.98, is_bf16=bf16
-    )
-    run_stage(stage, config, resume)
 
 
 @distill.command(cls=ClearCommand)
@@ -247,10 +220,13 @@ def canvas(
 )
 @click.option("--resampled", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Share of steps whose history the student makes itself.")  # fmt: skip
+@click.option("--drifted", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+              help="Share of the others whose history shows what long streams end as.")  # fmt: skip
 @click.option("--guidance", type=click.FloatRange(1), default=1.0, show_default=True,
               help="Fold guidance in, of the weights that --start names.")  # fmt: skip
 @click.option("--start", type=PathType, help="Begin with the weights of an earlier export.")
-@click.option("--canvas", type=PathType, help="Begin with the canvas of an export of `canvas`.")
+@click.option("--canvas", "canvas_dir", type=PathType,
+              help="Begin with the canvas of an export of `canvas`.")  # fmt: skip
 @click.option("--bf16", is_flag=True, help="Compute in bfloat16.")
 @click.option("--muon-lr", type=float, default=0.02, show_default=True)
 @click.option("--adam-lr", type=float, default=2e-3, show_default=True)
@@ -269,9 +245,10 @@ def student(
     beginnings: Path | None,
     beginning_share: float,
     resampled: float,
+    drifted: float,
     guidance: float,
     start: Path | None,
-    canvas: Path | None,
+    canvas_dir: Path | None,
     bf16: bool,
     muon_lr: float,
     adam_lr: float,
@@ -296,13 +273,14 @@ def student(
             beginnings=6 * clips,
             beginning_share=beginning_share,
             resampled_share=resampled,
+            drifted_share=drifted,
             guidance=guidance,
             muon_lr=muon_lr,
             adam_lr=adam_lr,
         ),
         beginnings=beginnings,
         start=start,
-        canvas=canvas,
+        canvas=canvas_dir,
         is_resumed=resume,
         threads=num_threads(),
         device=device,

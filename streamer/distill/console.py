@@ -5,7 +5,6 @@ Importing it costs nothing; torch is not needed.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamer.clearly import ClearCommand as ClearCommand
 from streamer.distill.edition import EDITIONS
-from streamer.errors import ConfigError, OutputError, StreamerError
+from streamer.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from streamer.config import Config, ModelSection
@@ -23,28 +23,21 @@ PathType = click.Path(path_type=Path)
 Show = Callable[[float, str], None]
 """Shows the share that is done, 0..1, and what is being done."""
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, by the shells' convention."""
 
-
-class ClearCommand(click.Command):
-    """A command that fails with one sentence on stderr and exit status 2."""
+class RankCommand(ClearCommand):
+    """A command that torchrun may run in many processes: each of them ends with it."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command.  Returns in a process that is alone."""
+        from streamer.distill.ranks import end_rank
+
         try:
-            return super().invoke(ctx)
-        except StreamerError as error:
-            click.echo(f"streamer: {error}", err=True)
-            sys.exit(2)
-        except ModuleNotFoundError as error:
-            if error.name != "PIL":
-                raise
-            click.echo("streamer: sheets need pillow: pip install 'streamer[distill]'", err=True)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            click.echo("\nstreamer: stopped", err=True)
-            sys.exit(INTERRUPTED)
+            result = super().invoke(ctx)
+        except SystemExit as ending:
+            end_rank(ending.code if isinstance(ending.code, int) else 1)
+            raise
+        end_rank()
+        return result
 
 
 edition_option = click.option(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from streamer.distill.blueprint import Blueprint, write_transformer
+from streamer.distill.draws import draw_noise, send
 from streamer.distill.losses import (
     direction_loss,
     distribution_direction,
@@ -32,10 +33,9 @@ from streamer.distill.preview import Previewer
 from streamer.distill.rollout import Roller, Rollout, RolloutPlan
 from streamer.distill.scores import Score, ScoreKind
 from streamer.distill.shards import ClipSource
+from streamer.distill.trainer import Update
 from streamer.models.sampler import add_noise, to_clean
 from streamer.models.transformer import CausalWanTransformer
-
-Update = tuple[Tensor, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class DMDStage:
     ) -> Rollout:
         plan = self.draw_plan(choices)
         before, after = (
-            self._texts.draw_texts(plan.batch, generator).to(self.device) for _ in range(2)
+            send(self._texts.draw_texts(plan.batch, generator), self.device) for _ in range(2)
         )
         return self._roller.roll(plan, before, after, generator, with_gradients)
 
@@ -231,11 +231,11 @@ class DMDStage:
             direction = distribution_direction(made, real, fake, weight)
         loss = direction_loss(made, direction, weight)
         gap = (made.detach() - real).square().mean()
-        numbers = {"gap_to_real": gap.item(), "direction": direction.square().mean().sqrt().item()}
+        numbers = {"gap_to_real": gap, "direction": direction.square().mean().sqrt()}
         if self.config.data_weight > 0:
             data = self._data_loss(generator)
             loss = loss + self.config.data_weight * data
-            numbers["data_loss"] = data.item()
+            numbers["data_loss"] = data.detach()
         return loss, numbers
 
     def _critic_loss(self, rollout: Rollout, generator: torch.Generator) -> Update:
@@ -244,7 +244,7 @@ class DMDStage:
         flow = self._critic_flow(asked)
         weight = torch.ones_like(asked.sigma)
         loss = flow_matching_loss(flow, asked.noise - rollout.made, weight)
-        return loss, {"critic_loss": loss.item()}
+        return loss, {"critic_loss": loss.detach()}
 
     def _data_loss(self, generator: torch.Generator) -> Tensor:
         """The student's flow on true clips at its later steps, from their slightly noisy history.
@@ -253,55 +253,54 @@ class DMDStage:
         matching asks for one of them.
         """
         clips = self._clips.draw(self.config.clips, generator)
-        clean = clips.latents.to(self.device)
+        clean = send(clips.latents, self.device)
         batch, frames = clean.shape[:2]
         block = self.blueprint.layout.block
-        chosen = torch.where(clips.switch > 0, 1, 0)
-        text = clips.text[torch.arange(batch), chosen].to(self.device)
+        text = clips.text_of(clips.switch > 0, self.device)
         levels = torch.tensor(self.blueprint.steps.sigmas[1:] or self.blueprint.steps.sigmas)
         picked = torch.randint(len(levels), (batch, frames // block), generator=generator)
-        sigma = levels[picked].repeat_interleave(block, 1).to(self.device)
-        noise = torch.randn(clean.shape, generator=generator).to(self.device)
-        extra = torch.randn(clean.shape, generator=generator).to(self.device)
+        sigma = send(levels[picked].repeat_interleave(block, 1), self.device)
+        noise = draw_noise(clean.shape, generator, self.device)
+        extra = draw_noise(clean.shape, generator, self.device)
         share = torch.rand(batch, 1, generator=generator) * self.config.context_noise
-        context = add_noise(clean, extra, share.expand(batch, frames).to(self.device))
+        context = add_noise(clean, extra, send(share.expand(batch, frames), self.device))
         keys = self.student.encode_text(text)
         noisy = add_noise(clean, noise, sigma)
         flow = self._taught.flow(clean[:, :0], context, noisy, sigma, keys)
-        first = torch.arange(frames // block).repeat_interleave(block)
-        teaches = (first >= clips.switch[:, None]) & ((first > 0) | clips.begins[:, None])
-        weight = teaches.float().to(self.device)
+        weight = send(clips.taught(block).float(), self.device)
         return flow_matching_loss(flow, noise - clean, weight)
 
     def _ask(self, rollout: Rollout, generator: torch.Generator) -> Question:
         """A noisy copy of what was made, for both scores."""
         made, config = rollout.made.detach(), self.config
-        sigma = self._real.draw_levels(
+        levels = self._real.draw_levels(
             made.shape[0],
             made.shape[1],
             generator,
             low=config.lowest,
             high=config.highest,
             shift=config.shift,
-        ).to(self.device)
-        noise = torch.randn(made.shape, generator=generator).to(self.device)
+        )
+        sigma = send(levels, self.device)
+        noise = draw_noise(made.shape, generator, self.device)
         history = rollout.history
         past = torch.zeros(history.shape[:2], device=self.device)
         if config.kind == "bidirectional" and config.is_history_noisy:
             past = sigma[:, :1].expand_as(past)
-            extra = torch.randn(history.shape, generator=generator).to(self.device)
+            extra = draw_noise(history.shape, generator, self.device)
             history = add_noise(history, extra, past)
         return Question(rollout, history, past, add_noise(made, noise, sigma), sigma, noise)
 
     def _guided(self, asked: Question) -> Tensor:
         """The real score's flow, guided: more where a scene begins than where it goes on."""
         config, block = self.config, self.blueprint.layout.block
-        scale = torch.full((asked.noisy.shape[1],), config.later_guidance, device=self.device)
+        scale = torch.full((asked.noisy.shape[1],), config.later_guidance)
         if asked.rollout.begins:
             scale[:block] = config.guidance
         told = self._answer(self._real, asked, asked.rollout.text)
         if bool((scale == 1).all()):
             return told
+        scale = send(scale, self.device)
         nothing = self._nothing.expand_as(asked.rollout.text)
         untold = self._answer(self._real, asked, nothing)
         return guided_flow(told, untold, scale[:, None, None, None])

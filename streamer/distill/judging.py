@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -23,8 +24,27 @@ from streamer.errors import ConfigError
 if TYPE_CHECKING:
     from streamer.config import Config
     from streamer.distill.edition import Edition
-    from streamer.distill.evaluate import Player
+    from streamer.distill.players import Player
     from streamer.engine.diffusion import DiffusionModel
+
+F = TypeVar("F", bound=Callable[..., Any])
+_TEACHER_BLOCKS = 3
+"""Blocks of the clips that a teacher is trained on."""
+teacher_option = click.option(
+    "--teacher", type=PathType, help="Export of `teacher`, to stand beside the model."
+)
+
+
+def run_options(command: F) -> F:
+    """The seed, the device and the threads of a judgement."""
+    for option in (
+        click.option("--threads", type=click.IntRange(0, 256),
+                     help="[default: the configuration's]"),
+        click.option("--device", help="[default: the configuration's]"),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 @click.command(cls=ClearCommand)
@@ -38,9 +58,10 @@ if TYPE_CHECKING:
               help="Prompt changes.")  # fmt: skip
 @click.option("--reconstructions", type=int, default=24, show_default=True,
               help="Clips for the autoencoder.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--device", help="[default: the configuration's]")
-@click.option("--threads", type=click.IntRange(0, 256), help="[default: the configuration's]")
+@click.option("--known", type=click.IntRange(0), default=32, show_default=True,
+              help="Captions in known words, to compare unseen ones with.")  # fmt: skip
+@teacher_option
+@run_options
 @click.option("--out", type=PathType, help="Write the report as JSON into this file, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def evaluate(
@@ -52,6 +73,8 @@ def evaluate(
     streams: int,
     switches: int,
     reconstructions: int,
+    known: int,
+    teacher: Path | None,
     seed: int,
     device: str | None,
     threads: int | None,
@@ -71,6 +94,7 @@ def evaluate(
         num_streams=streams,
         num_switches=switches,
         num_reconstructions=reconstructions,
+        num_known=known,
         seed=seed,
     )
     with progress_bar() as show:
@@ -81,7 +105,9 @@ def evaluate(
                 f"{config.name} shows the {shown.name} edition, the classifier knows the "
                 f"{judge.edition.name} one; name another with --classifier"
             )
-        report = judge_model(model, config, judge, options, lambda done: show(done, "judging"))
+        report = judge_model(
+            model, config, judge, options, lambda done: show(done, "judging"), teacher
+        )
     text = json.dumps(report.tree(), indent=2)
     if out is not None:
         write_text(out, text + "\n")
@@ -100,9 +126,10 @@ def evaluate(
 @click.option("--edition", type=click.Choice(EDITIONS), default="full", show_default=True,
               help="For `world`; the others show the model's.")  # fmt: skip
 @click.option("--rows", type=click.IntRange(1), default=12, show_default=True, help="For `world`.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--device", help="[default: the configuration's]")
-@click.option("--threads", type=click.IntRange(0, 256), help="[default: the configuration's]")
+@click.option("--count", type=click.IntRange(1),
+              help="For `prompts`: so many held-out captions, not the examples.")  # fmt: skip
+@teacher_option
+@run_options
 def sheet(
     kind: str,
     source: str | None,
@@ -112,13 +139,19 @@ def sheet(
     seconds: tuple[float, ...],
     edition: str,
     rows: int,
+    count: int | None,
+    teacher: Path | None,
     seed: int,
     device: str | None,
     threads: int | None,
 ) -> None:
-    """Draw a contact sheet: many prompts, a long stream, prompt changes, or rendered clips."""
+    """Draw a contact sheet: many prompts, a long stream, prompt changes, or rendered clips.
+
+    A --teacher's clips stand beside the streams of `prompts`.
+    """
     from streamer.distill import samples
     from streamer.distill.edition import load_edition
+    from streamer.distill.teacher_clips import TeacherClips
 
     write_text(out, "")  # found out now, not after minutes
     if kind == "world":
@@ -130,13 +163,18 @@ def sheet(
         world = edition_of(model) or load_edition(edition)
         known = tuple(config.examples) or world.examples
         if kind == "prompts":
-            chosen = texts or known
-            player = sheet_player(model, config, show, 6.0 * len(chosen))
-            samples.draw_prompts(player, out, chosen, seed)
+            chosen = texts or (samples.draw_texts(world, count, seed) if count else known)
+            blocks = 6 if teacher is None else _TEACHER_BLOCKS
+            clips = None
+            if teacher is not None:
+                clips = TeacherClips.of(teacher, model, config, steps=24, guidance=3.0)
+            player = sheet_player(model, config, show, float(blocks * len(chosen)))
+            samples.draw_prompts(player, out, chosen, seed, blocks, clips)
         elif kind == "stream":
             chosen, at_s = texts or known[:1], seconds or samples.STREAM_SECONDS
-            blocks = max(at_s) * config.stream.fps / model.max_frames * len(chosen)
-            samples.draw_stream(sheet_player(model, config, show, blocks), out, chosen, seed, at_s)
+            expected = max(at_s) * config.stream.fps / model.max_frames * len(chosen)
+            player = sheet_player(model, config, show, expected)
+            samples.draw_stream(player, out, chosen, seed, at_s)
         else:
             pairs = changes or world.changes
             player = sheet_player(model, config, show, 8.0 * len(pairs))
@@ -178,6 +216,6 @@ def edition_of(model: DiffusionModel) -> Edition | None:
 
 def sheet_player(model: DiffusionModel, config: Config, show: Show, blocks: float) -> Player:
     """A player that shows how many of the expected blocks are made."""
-    from streamer.distill.evaluate import Player
+    from streamer.distill.players import Player
 
     return Player(model, config, lambda count: show(min(1.0, count / blocks), "making"))

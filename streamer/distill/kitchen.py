@@ -10,12 +10,14 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from streamer.config import Config
+from streamer.config import Config, weights_path
 from streamer.distill import recipe as recipes
+from streamer.distill.console import model_section
 from streamer.distill.dmd_stage import DMDStageConfig
 from streamer.distill.edition import Edition, load_edition
 from streamer.distill.ode_stage import OdeStageConfig
@@ -27,6 +29,7 @@ from streamer.distill.stages import (
     Work,
     make_trajectories,
     run_stage,
+    train_canvas,
     train_dmd,
     train_ode,
     train_teacher,
@@ -37,6 +40,7 @@ from streamer.distill.trainer import TrainerConfig
 from streamer.distill.trajectories import TrajectoryConfig
 from streamer.distill.workshop import PUBLISHED, Workshop
 from streamer.errors import ConfigError
+from streamer.places import MODELS
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +95,9 @@ class Kitchen:
         match stage:
             case recipes.TeacherSection():
                 shards = self._folders(stage.shards)
-                start = self._weights(stage.start)
-                train_teacher(
-                    self._workshop(), self._work(stage, folder), shards, start, stage.transformer
-                )
+                start, canvas = self._weights(stage.start), self._weights(stage.canvas)
+                work = self._work(stage, folder)
+                train_teacher(self._workshop(), work, shards, start, stage.transformer, canvas)
             case recipes.TrajectoriesSection():
                 shards = self._folders(stage.shards)
                 teacher = self._needed(stage.teacher)
@@ -126,6 +129,9 @@ class Kitchen:
                 self._render(stage, folder)
             case recipes.VideosSection():
                 self._read_videos(stage, folder)
+            case recipes.CanvasSection():
+                (clips,) = self._folders([stage.shards])
+                train_canvas(self._workshop(), self._work(stage, folder), clips)
             case recipes.StudentSection():
                 self._train_student(stage, folder)
             case recipes.ClassifierSection():
@@ -140,7 +146,6 @@ class Kitchen:
     # ---- the stages that run in one process ------------------------------------------------------
 
     def _train_text(self, stage: recipes.TextSection, folder: Path) -> None:
-        from streamer.config import weights_path
         from streamer.distill.text_stage import TextOptions, TextTraining, train_text
 
         training = read_settings(
@@ -148,37 +153,49 @@ class Kitchen:
         )
         words = stage.word_vectors
         path = None if words is None else weights_path(words)
-        train_text(TextOptions(folder, self._edition, path, training, is_resumed=True))
+        device = str(self.device)
+        train_text(
+            TextOptions(folder, self._edition, path, training, is_resumed=True, device=device)
+        )
 
     def _train_vae(self, stage: recipes.VAESection, folder: Path) -> None:
         from streamer.distill.vae_stage import VAEStage, VAEStageConfig, WorldClips
+        from streamer.models.tiny_vae import STORYBOOK
 
         settings = read_settings(VAEStageConfig, stage.settings, f"{stage.folder}.settings")
         seed = self.recipe.seed
-        clips = WorldClips(self._edition, seed=seed, device=str(self.device))
-        vae = VAEStage(clips, settings, device=self.device, seed=seed)
+        clips = WorldClips(
+            self._edition, seed=seed, num_clips=settings.pool_clips, device=str(self.device)
+        )
+        channels = model_section(self._config).transformer.latent_channels
+        sizes = replace(STORYBOOK, latent_channels=channels)
+        vae = VAEStage(clips, settings, sizes, self.device, seed)
         run_stage(vae, self._work(stage, folder), {})
 
     def _render(self, stage: recipes.WorldSection, folder: Path) -> None:
         from streamer.distill.data import build_shards
         from streamer.distill.world import Renderer
-        from streamer.models.tiny_vae import TinyVAE
+        from streamer.models.tiny_vae import load_vae
 
         shop, stream = self._workshop(), self._config.stream
-        vae = shop.load_vae()
-        if not isinstance(vae, TinyVAE):
+        folder.mkdir(parents=True, exist_ok=True)
+        worlds = [other.folder for other in self.recipe.stages if other.stage == "world"]
+        decoder = model_section(shop.config).decoder
+        if decoder.kind != "tiny":
             raise ConfigError(f"{stage.folder}: the world is rendered for our own autoencoder only")
         try:
             build_shards(
                 folder,
                 Renderer(self._edition, self.device, stream.height, stream.width, stream.fps),
-                vae,
+                load_vae(weights_path(decoder.weights), self.device),
                 shop.load_encoder(),
                 num_shards=stage.shards,
                 num_latents=stage.latents,
                 block=stream.num_frame_per_block,
-                seed=self.recipe.seed,
-                on_progress=until(stage.minutes, _say("shards", folder)),
+                seed=self.recipe.seed + worlds.index(stage.folder),
+                per_shard=stage.per_shard,
+                # A shard beside the held-out one there must be.
+                on_progress=until(stage.minutes, _say("shards", folder), folder, least=2),
             )
         except TimeUpError:
             log.info("time is up stage=%s", stage.folder)
@@ -206,7 +223,7 @@ class Kitchen:
             train_student,
         )
 
-        shop = self._workshop()
+        model = model_section(self._workshop().config)
         settings = read_settings(StudentStageConfig, stage.settings, f"{stage.folder}.settings")
         (shards,) = self._folders([stage.shards])
         beginnings = self._folders([stage.beginnings]) if stage.beginnings else (None,)
@@ -214,13 +231,14 @@ class Kitchen:
             StudentOptions(
                 config=str(self._source),
                 shards=shards,
-                vae=shop.vae_path or Path(),
-                text=shop.text_path or Path(),
+                vae=weights_path(model.decoder.weights),
+                text=weights_path(model.text.weights),
                 out=folder,
                 minutes=stage.minutes,
                 stage=settings,
                 beginnings=beginnings[0],
                 start=self._weights(stage.start),
+                canvas=self._weights(stage.canvas),
                 is_resumed=True,
                 threads=torch.get_num_threads(),
                 device=str(self.device),
@@ -252,14 +270,20 @@ class Kitchen:
             stage.most_mb,
         )
         tree = self._config.model_dump(mode="json")
-        tree["model"]["transformer"]["weights"] = [str(path.resolve()) for path in files]
+        # What the run has made lies beside the configuration, so that the folder can be moved.
+        tree["model"]["transformer"]["weights"] = [path.name for path in files]
         if shop.vae_path is not None:
             names = ("vae.json", "vae.safetensors")
             copy_files([shop.vae_path / name for name in names], served)
-            tree["model"]["decoder"]["weights"] = str(served.resolve())
+            tree["model"]["decoder"]["weights"] = "."
+        else:
+            tree["model"]["decoder"]["weights"] = _settled(tree["model"]["decoder"]["weights"])
         if shop.text_path is not None:
-            copied = copy_files([shop.text_path, shop.text_path.with_suffix(".json")], served)
-            tree["model"]["text"]["weights"] = str(copied[0].resolve())
+            beside = [shop.text_path.parent / name for name in ("text.json", "vocabulary.json")]
+            copied = copy_files([shop.text_path, *beside], served)
+            tree["model"]["text"]["weights"] = copied[0].name
+        else:
+            tree["model"]["text"]["weights"] = _settled(tree["model"]["text"]["weights"])
         if stage.classifier is not None:
             judge = self.out / stage.classifier / "export" / "classifier.safetensors"
             copy_files([judge], served)
@@ -279,7 +303,8 @@ class Kitchen:
         config, model = load_model(
             str(config_path), str(self.device), torch.get_num_threads(), lambda share, what: None
         )
-        report = evaluate(model, config, load_classifier(path), options)
+        teacher = self._weights(stage.teacher)
+        report = evaluate(model, config, load_classifier(path), options, teacher=teacher)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "evaluation.json").write_text(json.dumps(report.tree(), indent=2) + "\n")
         log.info("%s", report.summary())
@@ -339,6 +364,7 @@ class Kitchen:
 
 def check_settings(recipe: Recipe) -> None:
     """Look at the settings of all stages before the first begins.  Raises ConfigError."""
+    from streamer.distill.canvas_stage import CanvasStageConfig
     from streamer.distill.classifier import ClassifierStageConfig
     from streamer.distill.report import EvaluationOptions
     from streamer.distill.student_stage import StudentStageConfig
@@ -348,6 +374,7 @@ def check_settings(recipe: Recipe) -> None:
     kinds: dict[str, type] = {
         "text": TextTraining,
         "vae": VAEStageConfig,
+        "canvas": CanvasStageConfig,
         "teacher": TeacherStageConfig,
         "trajectories": TrajectoryConfig,
         "ode": OdeStageConfig,
@@ -356,7 +383,7 @@ def check_settings(recipe: Recipe) -> None:
         "classifier": ClassifierStageConfig,
         "evaluate": EvaluationOptions,
     }
-    trained = ("vae", "teacher", "ode", "student", "dmd", "classifier")
+    trained = ("vae", "canvas", "teacher", "ode", "student", "dmd", "classifier")
     for stage in recipe.stages:
         where = f"{recipe.name}: {stage.folder}"
         if stage.stage in kinds:
@@ -366,6 +393,12 @@ def check_settings(recipe: Recipe) -> None:
         if stage.stage in trained:
             end = {"out": "unused", "max_steps": stage.steps, "max_seconds": stage.minutes}
             read_settings(TrainerConfig, {**stage.trainer, **end}, f"{where}.trainer")
+
+
+def _settled(name: str) -> str:
+    """The name of weights as it is understood from anywhere."""
+    is_anywhere = name.startswith(("assets/", MODELS))
+    return name if is_anywhere else str(weights_path(name).resolve())
 
 
 def _say(what: str, folder: Path) -> Callable[[int], None]:

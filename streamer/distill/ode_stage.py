@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from streamer.distill.blueprint import Blueprint, write_transformer
+from streamer.distill.draws import draw_noise, send
 from streamer.distill.losses import clean_regression_loss
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.preview import Previewer
 from streamer.distill.scores import Score
+from streamer.distill.trainer import Update
 from streamer.distill.trajectories import Trajectories
 from streamer.models.context import BlockCausalContext
 from streamer.models.sampler import NUM_TRAIN_TIMESTEPS, add_noise, to_clean
@@ -74,30 +76,29 @@ class OdeStage:
             [self.student], muon_lr=self.config.muon_lr, adam_lr=self.config.adam_lr
         )
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int, generator: torch.Generator) -> Update:
         """Regression on the ends of some paths; see the module's docstring."""
         count, block = self.config.clips, self.blueprint.layout.block
         paths = self._paths.draw(count, generator)
-        states = paths.states
-        frames = states.shape[2]
+        frames = paths.states.shape[2]
         levels = torch.tensor(self.blueprint.steps.sigmas)
         picked = torch.randint(len(levels), (count, frames // block), generator=generator)
         picked = picked.repeat_interleave(block, 1)
-        noisy = states[torch.arange(count)[:, None], picked, torch.arange(frames)].to(self.device)
-        sigma = levels[picked].to(self.device)
-        clean = states[:, -1].to(self.device)
-        text = paths.text.to(self.device)
+        states, text = send(paths.states, self.device), send(paths.text, self.device)
+        chosen = (torch.arange(count)[:, None], picked, torch.arange(frames))
+        noisy = states[tuple(send(part, self.device) for part in chosen)]
+        sigma = send(levels[picked], self.device)
+        clean = states[:, -1]
         flow = self._flow(clean, noisy, sigma, text, generator)
         made = to_clean(noisy, flow, sigma)
         loss = clean_regression_loss(made, clean, torch.ones_like(sigma))
         with torch.no_grad():
             gap = (made - clean).square().mean((2, 3, 4))
-            is_first = picked.to(self.device) == 0
-            numbers = {
-                name: gap[mask].mean().item()
-                for name, mask in (("from_noise", is_first), ("from_last", sigma == sigma.min()))
-                if bool(mask.any())
-            }
+            numbers = {}
+            for name, step in (("from_noise", 0), ("from_last", len(levels) - 1)):
+                if (mask := picked == step).any():
+                    weight = send(mask, self.device).float()
+                    numbers[name] = (gap * weight).sum() / weight.sum()
         return loss, numbers
 
     def sample_sheet(self, path: Path) -> dict[str, float]:
@@ -120,7 +121,7 @@ class OdeStage:
             context = BlockCausalContext([layout.block] * (frames // layout.block), layout)
             flow: Tensor = self.student(noisy, sigma * NUM_TRAIN_TIMESTEPS, keys, context)
             return flow
-        extra = torch.randn(clean.shape, generator=generator).to(self.device)
+        extra = draw_noise(clean.shape, generator, self.device)
         level = torch.rand(batch, 1, generator=generator) * self.config.context_noise
-        history = add_noise(clean, extra, level.expand(batch, frames).to(self.device))
+        history = add_noise(clean, extra, send(level.expand(batch, frames), self.device))
         return self._score.flow(clean[:, :0], history, noisy, sigma, keys)

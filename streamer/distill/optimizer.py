@@ -94,19 +94,28 @@ class Muon(torch.optim.Optimizer):
     def _step_adam(self, parameters: list[nn.Parameter], group: Mapping[str, Any]) -> None:
         lr, weight_decay = group["lr"], group["weight_decay"]
         first_beta, second_beta = group["betas"]
-        for parameter in parameters:
-            # Without a memory of directions there is nothing to keep of them.
-            buffers = ("first", "second") if first_beta > 0 else ("second",)
-            state = self._state_of(parameter, buffers)
-            gradient, weights = _gradient(parameter), local(parameter)
-            count = state["count"] = state["count"] + 1
-            first = gradient
-            if first_beta > 0:
-                first = state["first"].lerp_(gradient, 1 - first_beta)
-            second = state["second"].lerp_(gradient.square(), 1 - second_beta)
-            spread = (second / (1 - second_beta**count)).sqrt_().add_(_ADAM_EPSILON)
-            weights.mul_(1 - lr * weight_decay)
-            weights.addcdiv_(first, spread, value=-lr / (1 - first_beta**count))
+        if not parameters:
+            return
+        # Without a memory of directions there is nothing to keep of them.
+        buffers = ("first", "second") if first_beta > 0 else ("second",)
+        states = [self._state_of(parameter, buffers) for parameter in parameters]
+        for state in states:
+            state["count"] += 1
+        counts = [state["count"] for state in states]
+        gradients, weights = [_gradient(p) for p in parameters], [local(p) for p in parameters]
+        # All parameters in one go: on a GPU a hundred small ones would cost launches, not work.
+        firsts = gradients
+        if first_beta > 0:
+            firsts = [state["first"] for state in states]
+            torch._foreach_lerp_(firsts, gradients, 1 - first_beta)
+        seconds = [state["second"] for state in states]
+        torch._foreach_lerp_(seconds, torch._foreach_mul(gradients, gradients), 1 - second_beta)
+        spreads = torch._foreach_div(seconds, [1 - second_beta**count for count in counts])
+        torch._foreach_sqrt_(spreads)
+        torch._foreach_add_(spreads, _ADAM_EPSILON)
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        rates = [-lr / (1 - first_beta**count) for count in counts]
+        torch._foreach_addcdiv_(weights, firsts, spreads, rates)
 
     def _state_of(self, parameter: nn.Parameter, buffers: tuple[str, ...]) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]

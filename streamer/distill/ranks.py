@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 from typing import cast
@@ -52,6 +53,29 @@ def leave_ranks() -> None:
     """Part from the other processes, if there are any."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end_rank(status: int = 0) -> None:
+    """End this process as one of many ranks; with one process return.
+
+    status: what the process ends with.  At 0 it waits for the others, of which one may still need
+    it; a rank that has failed waits for nobody.
+
+    The interpreter is not taken down.  The group's threads live on as long as a split network
+    refers to the group, and the last reference to a tensor that was sent may be theirs.  Before
+    Python 3.14 a thread that lets go of one while the interpreter goes down is unwound through a
+    destructor, and the whole process ends with SIGABRT ("terminate called without an active
+    exception"), after all its work is done.
+    """
+    if num_ranks() == 1:
+        return
+    if status == 0:
+        wait_for_ranks()
+        leave_ranks()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def rank() -> int:

@@ -66,11 +66,15 @@ class VAESection(StageSection):
 
 
 class WorldSection(StageSection):
-    """Shards of rendered clips: as many as are wanted, or as the minutes allow."""
+    """Shards of rendered clips: as many as are wanted, or as the minutes allow.
+
+    latents: of a clip.  per_shard: clips of a shard; None: 288 latent frames of them.
+    """
 
     stage: Literal["world"]
     shards: Count = 64
     latents: Count = 9
+    per_shard: Count | None = None
 
 
 class VideosSection(StageSection):
@@ -85,21 +89,35 @@ class VideosSection(StageSection):
     latents: Count = 21
 
 
+class CanvasSection(StageSection):
+    """The canvas of the configuration's transformer.  shards: clips of one block."""
+
+    stage: Literal["canvas"]
+    shards: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Clips."""
+        return (self.shards,)
+
+
 class TeacherSection(StageSection):
     """The bidirectional teacher.
 
     transformer: sizes other than the configuration's.  start: a stage, `config` or a folder.
+    canvas: a stage or folder whose canvas new weights begin with.
     """
 
     stage: Literal["teacher"]
     shards: list[str]
     start: str | None = None
+    canvas: str | None = None
     transformer: dict[str, int] = Field(default_factory=dict)
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Clips and perhaps weights."""
-        return (*self.shards, *([self.start] if self.start else []))
+        return (*self.shards, *(name for name in (self.start, self.canvas) if name))
 
 
 class TrajectoriesSection(StageSection):
@@ -129,18 +147,23 @@ class OdeSection(StageSection):
 
 
 class StudentSection(StageSection):
-    """The short way without a teacher: teacher forcing and self-resampling."""
+    """The short way without a teacher: teacher forcing and self-resampling.
+
+    beginnings: clips of one block.  canvas: a stage or folder whose canvas it begins with.
+    """
 
     stage: Literal["student"]
     shards: str
     beginnings: str | None = None
     start: str | None = None
+    canvas: str | None = None
     minutes: Minutes = 60.0
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Clips and perhaps weights."""
-        return tuple(name for name in (self.shards, self.beginnings, self.start) if name)
+        names = (self.shards, self.beginnings, self.start, self.canvas)
+        return tuple(name for name in names if name)
 
 
 class DMDSection(StageSection):
@@ -166,16 +189,20 @@ class ClassifierSection(StageSection):
 
 
 class EvaluateSection(StageSection):
-    """Judging what an `export` stage wrote.  settings: fields of EvaluationOptions."""
+    """Judging what an `export` stage wrote.  settings: fields of EvaluationOptions.
+
+    teacher: a stage or folder whose figures stand beside the model's.
+    """
 
     stage: Literal["evaluate"]
     model: str
     classifier: str | None = None
+    teacher: str | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The model and perhaps the judge."""
-        return (self.model, *([self.classifier] if self.classifier else []))
+        """The model, perhaps the judge and the teacher."""
+        return (self.model, *(name for name in (self.classifier, self.teacher) if name))
 
 
 class ExportSection(StageSection):
@@ -201,6 +228,7 @@ AnyStage = Annotated[
     | VAESection
     | WorldSection
     | VideosSection
+    | CanvasSection
     | TeacherSection
     | TrajectoriesSection
     | OdeSection
@@ -241,6 +269,14 @@ class Recipe(Section):
                 raise ValueError(f"two stages are called {stage.folder!r}; give one another name")
             known.append(stage.folder)
         return self
+
+    def scaled(self, share: float) -> Recipe:
+        """The same with all minutes multiplied: 0.5 for a quick try, 2 for a better model."""
+        stages = [
+            stage.model_copy(update={"minutes": stage.minutes and stage.minutes * share})
+            for stage in self.stages
+        ]
+        return self.model_copy(update={"stages": stages})
 
     def model(self, source: Path) -> Config:
         """The model's configuration.  source: the recipe's file, for errors."""

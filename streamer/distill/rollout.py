@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from streamer.distill.draws import draw_noise
 from streamer.models.cache import RingLayout
 from streamer.models.context import UnrolledContext
 from streamer.models.sampler import DenoisingSteps, add_noise, to_clean, write_block
@@ -140,7 +141,7 @@ class Roller:
 
     def _noise(self, batch: int, text: PromptKV, generator: torch.Generator) -> Tensor:
         size = (batch, self.layout.block, *self.shape)
-        return torch.randn(size, generator=generator).to(text.k.device)
+        return draw_noise(size, generator, text.k.device)
 
     def _new_context(self) -> UnrolledContext:
         return UnrolledContext(len(self.network.blocks), self.layout)

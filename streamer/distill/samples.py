@@ -5,6 +5,7 @@ Streams are made as they are served.  Decides what to show; sheets.py draws it.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 
 from streamer.distill.captions import sample_pair
 from streamer.distill.edition import Edition
-from streamer.distill.evaluate import Player, measure_look
+from streamer.distill.looks import measure_look
+from streamer.distill.players import Player
 from streamer.distill.report import Look
 from streamer.distill.sheets import Picture, Row, draw_sheet
+from streamer.distill.teacher_clips import TeacherClips
 from streamer.distill.world import Renderer
 from streamer.stream import FrameBlock
 
@@ -27,16 +30,32 @@ _SWITCH_S = 3.0
 
 
 def draw_prompts(
-    player: Player, path: Path, texts: Sequence[str], seed: int, num_blocks: int = 6
+    player: Player,
+    path: Path,
+    texts: Sequence[str],
+    seed: int,
+    num_blocks: int = 6,
+    teacher: TeacherClips | None = None,
 ) -> None:
-    """A fresh stream for each text; the last picture of each block."""
+    """A fresh stream for each text; the last picture of each block, and at its right the teacher's
+    clip of the text, if there is a teacher."""
+    clips = iter(()) if teacher is None else teacher.make(texts, seed, num_blocks)
     rows = []
     for number, text in enumerate(texts):
         with closing(player.play(seed + number, {0: text})) as stream:
             blocks = [next(stream) for _ in range(num_blocks)]
         pictures = [Picture(block.frames[-1], (_clock(block, player),)) for block in blocks]
+        for clip in itertools.islice(clips, 1):
+            for last in range(player.block_frames, len(clip) + 1, player.block_frames):
+                pictures.append(Picture(clip[last - 1], (f"teacher {last / player.fps:.2f} s",)))
         rows.append(Row(text, tuple(pictures)))
     draw_sheet(path, f"prompts, seed {seed}", rows)
+
+
+def draw_texts(edition: Edition, count: int, seed: int) -> tuple[str, ...]:
+    """Captions with combinations and words that training never saw."""
+    rng = random.Random(seed)
+    return tuple(sample_pair(edition, rng, held_out=True)[1].text for _ in range(count))
 
 
 def draw_stream(

@@ -8,7 +8,7 @@ the first: Yin et al. 2024, arXiv:2412.07772.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -32,6 +32,7 @@ class Score:
     network: CausalWanTransformer
     kind: ScoreKind
     layout: RingLayout
+    _everything: FullContext = field(default_factory=FullContext, init=False, repr=False)
 
     def flow(
         self,
@@ -56,7 +57,7 @@ class Score:
         told = torch.cat([past_sigma, sigma], 1) * NUM_TRAIN_TIMESTEPS
         latents = torch.cat([history, noisy], 1)
         if self.kind == "bidirectional":
-            whole: Tensor = self.network(latents, told, text, FullContext())
+            whole: Tensor = self.network(latents, told, text, self._everything)
             return whole[:, -frames:]
         blocks = [self.layout.block] * (latents.shape[1] // self.layout.block)
         is_alone = len(blocks) == 1

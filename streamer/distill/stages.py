@@ -5,17 +5,20 @@ The commands and the recipes call them; what a stage learns is in the module of 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamer.distill.canvas_stage import CanvasStage, CanvasStageConfig
 from streamer.distill.checkpoints import find_checkpoints
 from streamer.distill.dmd_stage import DMDStage, DMDStageConfig
 from streamer.distill.ode_stage import OdeStage, OdeStageConfig
 from streamer.distill.precision import computing
 from streamer.distill.settings import read_settings
+from streamer.distill.shards import read_clips
 from streamer.distill.teacher_stage import TeacherStage, TeacherStageConfig
 from streamer.distill.trainer import CycleStage, Stage, Trainer, TrainerConfig
 from streamer.distill.trajectories import Trajectories, TrajectoryConfig, build_trajectories
@@ -46,13 +49,26 @@ class TimeUpError(Exception):
     """The minutes of a stage that makes files are over; what is made is kept."""
 
 
-def until(minutes: float | None, report: Callable[[int], None]) -> Callable[[int], None]:
-    """A listener to progress that passes it on, and raises TimeUpError when minutes are over."""
+SPENT_FILE = "spent.json"
+
+
+def until(
+    minutes: float | None, report: Callable[[int], None], folder: Path, least: int = 1
+) -> Callable[[int], None]:
+    """A listener to progress that passes it on, and raises TimeUpError when minutes are over.
+
+    folder: of the stage; a note there remembers the time, so that a stage which is gone on with has
+    only what is left.  least: what has to be done however long it takes.
+    """
+    note = folder / SPENT_FILE
+    before = json.loads(note.read_text())["seconds"] if note.is_file() else 0.0
     started = time.monotonic()
 
     def listen(done: int) -> None:
         report(done)
-        if minutes is not None and time.monotonic() - started > minutes * 60:
+        seconds = before + time.monotonic() - started
+        note.write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+        if minutes is not None and seconds > minutes * 60 and done >= least:
             raise TimeUpError
 
     return listen
@@ -79,20 +95,40 @@ def run_stage(stage: Stage | CycleStage, work: Work, defaults: Mapping[str, Any]
         raise KeyboardInterrupt
 
 
+def train_canvas(shop: Workshop, work: Work, shards: Path) -> None:
+    """The mean first picture of each text; ends in OUT/export.  shards: clips of one block."""
+    settings = read_settings(CanvasStageConfig, work.settings or {}, "settings")
+    nothing = shop.embed([""])[0]
+    stage = CanvasStage(
+        shop.blueprint.transformer,
+        read_clips(shards).on(shop.device),
+        read_clips(shards, held_out=True).on(shop.device),
+        nothing,
+        settings,
+        shop.device,
+        work.seed,
+    )
+    run_stage(stage, work, {"ema_decay": 0.98, "schedule": "cosine"})
+
+
 def train_teacher(
     shop: Workshop,
     work: Work,
     shards: Sequence[Path],
     start: Path | None = None,
     sizes: Mapping[str, int] | None = None,
+    canvas: Path | None = None,
 ) -> None:
-    """The bidirectional teacher; ends in OUT/export.  start: None: new weights."""
+    """The bidirectional teacher; ends in OUT/export.
+
+    start: None: new weights, which may begin with the canvas of an export.
+    """
     settings = read_settings(TeacherStageConfig, work.settings or {}, "settings")
     texts = shop.embed(["", *shop.blueprint.examples])
     clips = shop.read_clips(shards)
     if start is None:
         wanted = with_sizes(shop.blueprint.transformer, dict(sizes or {}))
-        teacher = shop.new_network(wanted)
+        teacher = shop.new_network(wanted, canvas)
     else:
         teacher = shop.read_network(start)
     teacher.gradient_checkpointing = work.is_checkpointed
@@ -118,7 +154,7 @@ def make_trajectories(
         with computing(shop.device, work.is_bf16):
             build_trajectories(
                 work.out, network, clips, nothing, levels, settings, work.seed,
-                until(work.minutes, report),
+                until(work.minutes, report, work.out),
             )  # fmt: skip
     except TimeUpError:
         return
@@ -127,7 +163,7 @@ def make_trajectories(
 def train_ode(shop: Workshop, work: Work, paths: Path, start: Path | None = None) -> None:
     """The causal student's start on the paths; ends in OUT/export.  start: None: new weights."""
     settings = read_settings(OdeStageConfig, work.settings or {}, "settings")
-    found = Trajectories(paths, shop.blueprint.steps.sigmas)
+    found = Trajectories(paths, shop.blueprint.steps.sigmas, device=shop.device)
     texts = shop.embed(shop.blueprint.examples)
     student = shop.new_network() if start is None else shop.read_network(start)
     student.gradient_checkpointing = work.is_checkpointed

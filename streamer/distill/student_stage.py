@@ -7,8 +7,9 @@ the scheme).  Alone it drifts: it never saw its own mistakes.  So a share of the
 the student itself: true blocks are noised and denoised again, block after block through its own
 cache, and the target stays the true clip (self-resampling, Guo et al. 2025, arXiv:2512.15702).
 After a prompt change everything is seen under the new text, which is what `recache` does.  In a
-share of the rest, tokens of the history are swapped for those of another clip: what a stream once
-got wrong must not be believed for ever.
+share of the rest, tokens of the history are swapped for those of another clip, and pieces of it for
+what the student's own long streams became: what a stream once got wrong must not be believed for
+ever.
 
 Only the first block takes a scene from nothing but its text, and a clip has one of it among many.
 So a share of the steps trains on beginnings alone, many at a time.
@@ -23,36 +24,42 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from streamer.config import load_config
-from streamer.distill.blueprint import TRANSFORMER_FILE, new_transformer, write_transformer
+from streamer.distill.blueprint import (
+    TRANSFORMER_FILE,
+    load_blueprint,
+    new_transformer,
+    write_transformer,
+)
 from streamer.distill.canvas_stage import load_canvas
 from streamer.distill.checkpoints import find_checkpoints
 from streamer.distill.losses import flow_matching_loss, guided_flow
+from streamer.distill.mistakes import DriftBank, put_pieces, swap_tokens
 from streamer.distill.optimizer import Muon, build_optimizer
+from streamer.distill.preview import Previewer
 from streamer.distill.shards import LatentClips, read_clips
 from streamer.distill.trainer import Trainer, TrainerConfig
-from streamer.errors import ConfigError
 from streamer.models.cache import RingLayout
 from streamer.models.checkpoint import load_weights
-from streamer.models.context import BlockCausalContext, RollingContext, UnrolledContext
+from streamer.models.context import BlockCausalContext, UnrolledContext
 from streamer.models.sampler import (
     DenoisingSteps,
-    FlowMatchTable,
     add_noise,
-    block_noise,
     denoise_block,
     to_clean,
 )
 from streamer.models.text import TextEncoder, load_text_encoder
 from streamer.models.tiny_vae import TinyVAE, load_vae
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
+
+_BANK_BLOCKS = 384
+"""How many drifted blocks are remembered."""
+_DRIFT_KEPT_EVERY = 6
+"""Every which block of a drifting stream is kept."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,9 @@ class StudentStageConfig:
     clips: per step.  beginnings: per step of beginnings.  beginning_share: share of such steps.
     step_share: share of blocks at the serving noise levels; the others anywhere.
     swapped_share: share of clips, among those whose history is true, with tokens of another clip.
+    drifted_share: share of the steps with true history that get pieces of drifted streams in it.
+    drifted_blocks, drifted_streams: how long such streams are, and how many are made at a time.
+    drift_every: steps after which new ones are made.
     caption_dropout: share of beginnings that are told nothing.
     context_noise: greatest noise level mixed into the clean history, whose timestep stays 0.
     resampled_share: share of steps in which the student makes the history itself.
@@ -73,9 +83,13 @@ class StudentStageConfig:
     beginnings: int = 36
     beginning_share: float = 0.0
     step_share: float = 0.75
-    context_noise: float = 0.15
+    context_noise: float = 0.25
     resampled_share: float = 0.0
     swapped_share: float = 0.25
+    drifted_share: float = 0.0
+    drifted_blocks: int = 36
+    drifted_streams: int = 12
+    drift_every: int = 150
     caption_dropout: float = 0.1
     guidance: float = 1.0
     muon_lr: float = 0.02
@@ -108,13 +122,18 @@ class StudentStage:
             self.student.text_canvas.picture.requires_grad_(False)
         self.student.to(self.device)
         self._shards = shards
-        self._vae, self._encoder, self._examples = vae, encoder, examples
+        self._encoder = encoder
         self._clips = read_clips(shards)
         self._beginnings = beginnings
         self._first_blocks = self._read_beginnings()
         self._held_out = read_clips(shards, held_out=True)
         self._nothing = encoder.encode([""]).to(self.device)
+        texts = tuple(encoder.encode([text]).to(self.device) for text in examples)
+        shape = self._clips.frame_shape
+        self._previewer = Previewer(layout, steps, vae, texts, shape, self.device)
         self._guide: CausalWanTransformer | None = None
+        block_shape = (layout.block, *self._clips.frame_shape)
+        self._drifted = DriftBank(_BANK_BLOCKS, block_shape).to(self.device)
 
     def begin_guidance(self) -> None:
         """Freeze a copy of the student as it is now; it is asked for guided flows from now on."""
@@ -122,8 +141,10 @@ class StudentStage:
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """The transformer."""
-        return {"student": self.student}
+        """The transformer, and what its streams became where that is used."""
+        if not self.config.drifted_share:
+            return {"student": self.student}
+        return {"student": self.student, "drifted": self._drifted}
 
     @property
     def averaged(self) -> tuple[str, ...]:
@@ -142,6 +163,8 @@ class StudentStage:
             with torch.autocast(self.device.type, enabled=False):  # it refuses to join float16
                 self._clips = read_clips(self._shards)
                 self._first_blocks = self._read_beginnings()
+        if self.config.drifted_share and step % self.config.drift_every == 0:
+            self._drift(generator)
         if bool(torch.rand((), generator=generator) < self.config.beginning_share):
             clips = self._first_blocks.draw(self.config.beginnings, generator)
             told = torch.rand(len(clips), 1, 1, 1, generator=generator)
@@ -149,6 +172,10 @@ class StudentStage:
             clips = replace(clips, text=torch.where(is_told, clips.text, self._nothing.cpu()))
             return self._flow_loss(clips, generator, False)
         is_resampled = bool(torch.rand((), generator=generator) < self.config.resampled_share)
+        is_drifted = bool(torch.rand((), generator=generator) < self.config.drifted_share)
+        if is_drifted and not is_resampled:
+            drifted, rows = self._drifted.draw(self.config.clips, generator)
+            return self._flow_loss(self._clips.rows(rows), generator, False, drifted)
         return self._flow_loss(
             self._clips.draw(self.config.clips, generator), generator, is_resampled
         )
@@ -159,9 +186,7 @@ class StudentStage:
         generator = torch.Generator().manual_seed(1)
         indices = torch.arange(min(16, len(self._held_out)))
         loss, _ = self._flow_loss(self._held_out.rows(indices), generator, False)
-        rows = [self._frames_of(text, seed) for seed, text in enumerate(self._examples)]
-        if rows:
-            Image.fromarray(torch.cat(rows, 0).numpy()).save(path)
+        self._previewer.draw(self.student, path)
         return {"held_out_loss": loss.item()}
 
     @torch.no_grad()
@@ -170,7 +195,11 @@ class StudentStage:
         write_transformer(self.student, directory)
 
     def _flow_loss(
-        self, clips: LatentClips, generator: torch.Generator, is_resampled: bool
+        self,
+        clips: LatentClips,
+        generator: torch.Generator,
+        is_resampled: bool,
+        drifted: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
         clean = clips.latents.to(self.device)
         batch, frames = clean.shape[:2]
@@ -188,14 +217,14 @@ class StudentStage:
         latents, told = noisy, sigma * 1000
         if not is_alone:
             history = self._history(clean, text, generator, is_resampled)
+            if drifted is not None:
+                patch = self.student.config.patch[1:]
+                history = put_pieces(history, drifted.to(self.device), patch, generator)
             latents = torch.cat([history, noisy], 1)
             told = torch.cat([torch.zeros_like(sigma), told], 1)
         flow = self.student(latents, told, self.student.encode_text(text), context)[:, -frames:]
-        # Blocks before a change do not belong to the text that the pass was told, and a piece from
-        # the middle of a world does not show how one begins.
         first = torch.arange(num_blocks).repeat_interleave(block)
-        teaches = (first >= clips.switch[:, None]) & ((first > 0) | clips.begins[:, None])
-        weight = teaches.float().to(self.device)
+        weight = clips.taught(block).float().to(self.device)
         target = noise - clean
         if self._guide is not None:
             begins = (first == clips.switch[:, None]).to(self.device)[:, :, None, None, None]
@@ -213,7 +242,26 @@ class StudentStage:
                     ("last", weight * (sigma < self.steps.sigmas[-1] + 0.01)),
                 )
             }
-        return loss, {**numbers, "resampled": float(is_resampled)}
+        kind = "_drifted" if drifted is not None else "_resampled" if is_resampled else ""
+        return loss, {f"{name}{kind}": number for name, number in numbers.items()}
+
+    @torch.no_grad()
+    def _drift(self, generator: torch.Generator) -> None:
+        """Run streams under texts of clips, and keep what they become, every few blocks."""
+        steady = (self._clips.switch == 0).nonzero()[:, 0]
+        count = self.config.drifted_streams
+        rows = steady[torch.randint(len(steady), (count,), generator=generator)]
+        keys = self.student.encode_text(self._clips.rows(rows).text[:, 0].to(self.device))
+        context = UnrolledContext(len(self.student.blocks), self.layout)
+        size = (count, self.layout.block, *self._clips.frame_shape)
+
+        def noise(draw: int) -> Tensor:
+            return torch.randn(size, generator=generator).to(self.device)
+
+        for number in range(1, self.config.drifted_blocks + 1):
+            latents = denoise_block(self.student, self.steps, noise, keys, context)
+            if number % min(_DRIFT_KEPT_EVERY, self.config.drifted_blocks) == 0:
+                self._drifted.add(latents, rows)
 
     def _read_beginnings(self) -> LatentClips:
         """The first blocks there are: those of their own shards, or those of clips."""
@@ -283,49 +331,10 @@ class StudentStage:
             made.append(latents)
         return torch.cat(made, 1)
 
-    def _frames_of(self, text: str, seed: int) -> Tensor:
-        """One row of a sheet: a frame of every block of a short stream.  uint8 [H, n * W, 3]."""
-        latents = self.stream(text, seed, 6)
-        pixels, _ = self._vae.decode(latents)
-        per_block = self.layout.block * self._vae.config.temporal_reduction
-        shown = pixels[0, per_block - 1 :: per_block]
-        return (torch.cat(list(shown), 2).permute(1, 2, 0) * 255).round().to(torch.uint8).cpu()
-
-    @torch.no_grad()
     def stream(self, text: str, seed: int, num_blocks: int) -> Tensor:
         """The first blocks of a stream, as the server would make them: [1, F, C, H, W]."""
-        keys = self.student.encode_text(self._encoder.encode([text]).to(self.device))
-        shape = self._clips.latents.shape[2:]
-        context = RollingContext(
-            self.student.config.cache_shape(*shape[1:]), self.layout, device=self.device
-        )
-
-        made = []
-        for index in range(num_blocks):
-            noise = partial(self._noise, seed, index)
-            made.append(denoise_block(self.student, self.steps, noise, keys, context))
-        return torch.cat(made, 1)
-
-    def _noise(self, seed: int, index: int, draw: int) -> Tensor:
-        size = (1, self.layout.block, *self._clips.latents.shape[2:])
-        return block_noise(seed, index, draw, size, self.device)
-
-
-def swap_tokens(
-    latents: Tensor, share: float, patch: tuple[int, int], generator: torch.Generator
-) -> Tensor:
-    """Put tokens of the next clip into some clips, at the same places in every frame of a clip.
-
-    latents: [B, F, C, H, W].  share: of clips.  patch: height and width of a token.  Up to a tenth
-    of a clip's tokens are swapped.
-    """
-    batch, _, _, height, width = latents.shape
-    rows, columns = height // patch[0], width // patch[1]
-    is_swapped = torch.rand(batch, 1, 1, generator=generator) < share
-    how_many = 0.1 * torch.rand(batch, 1, 1, generator=generator)
-    places = (torch.rand(batch, rows, columns, generator=generator) < how_many) & is_swapped
-    mask = places.repeat_interleave(patch[0], 1).repeat_interleave(patch[1], 2)
-    return torch.where(mask[:, None, None].to(latents.device), latents.roll(1, 0), latents)
+        embeds = self._encoder.encode([text]).to(self.device)
+        return self._previewer.stream(self.student, embeds, seed, num_blocks)
 
 
 @dataclass(frozen=True)
@@ -364,20 +373,16 @@ def train_student(options: StudentOptions) -> bool:
     not fit it.
     """
     torch.set_num_threads(options.threads)
-    config = load_config(options.config)
-    if config.model is None:
-        raise ConfigError(f"{config.name}: there is no transformer to train")
-    sizes, sampler, stream = config.model.transformer, config.model.sampler, config.stream
-    table = FlowMatchTable(sampler.shift)
+    blueprint = load_blueprint(options.config)
     stage = StudentStage(
-        TransformerConfig.of(sizes),
-        RingLayout(stream.window, stream.sink, stream.num_frame_per_block),
-        table.steps([int(step) for step in sampler.denoising_step_list], warp=sampler.warp),
+        blueprint.transformer,
+        blueprint.layout,
+        blueprint.steps,
         options.shards,
         load_vae(options.vae, options.device),
         load_text_encoder(options.text, options.device),
         options.stage,
-        tuple(config.examples),
+        blueprint.examples,
         options.device,
         options.seed,
         options.beginnings,

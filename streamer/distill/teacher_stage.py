@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from streamer.distill.blueprint import Blueprint, write_transformer
+from streamer.distill.draws import draw_noise, send
 from streamer.distill.losses import flow_matching_loss
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.preview import Previewer
@@ -72,6 +73,7 @@ class TeacherStage:
         self.blueprint, self.teacher, self._clips = blueprint, teacher, clips
         self.device = next(teacher.parameters()).device
         self._nothing = nothing.to(self.device)
+        self._everything = FullContext()
         self._previewer = previewer
 
     @property
@@ -97,25 +99,25 @@ class TeacherStage:
         # The same on all ranks, which must make the same passes.
         choices = torch.Generator().manual_seed(step)
         is_alone = bool(torch.rand((), generator=choices) < config.first_block_share)
-        clean, switch = clips.latents.to(self.device), clips.switch
+        clean, switch = send(clips.latents, self.device), clips.switch
         if is_alone:
             clean, switch = clean[:, :block], torch.zeros_like(switch)
         batch, frames = clean.shape[:2]
-        text = clips.text[torch.arange(batch), (switch > 0).long()].to(self.device)
+        text = clips.text_of(switch > 0, self.device)
         dropped = torch.rand(batch, generator=generator) < config.caption_dropout
-        text = torch.where(dropped.to(self.device)[:, None, None], self._nothing, text)
+        text = torch.where(send(dropped, self.device)[:, None, None], self._nothing, text)
         num_blocks = frames // block
         kept = torch.randint(max(1, num_blocks), (batch,), generator=generator)
         has_prefix = torch.rand(batch, generator=generator) < config.prefix_share
         kept = torch.where(switch > 0, switch, torch.where(has_prefix, kept, 0))
-        is_kept = (torch.arange(frames) < kept[:, None] * block).to(self.device)
+        is_kept = send(torch.arange(frames) < kept[:, None] * block, self.device)
         level = draw_levels(batch, generator, config.level_mean, config.level_spread, config.shift)
-        sigma = torch.where(is_kept, 0.0, level[:, None].to(self.device))
-        noise = torch.randn(clean.shape, generator=generator).to(self.device)
-        slight = torch.rand(batch, 1, generator=generator).to(self.device) * config.context_noise
+        sigma = torch.where(is_kept, 0.0, send(level, self.device)[:, None])
+        noise = draw_noise(clean.shape, generator, self.device)
+        slight = send(torch.rand(batch, 1, generator=generator), self.device) * config.context_noise
         latents = add_noise(clean, noise, torch.where(is_kept, slight, sigma))
         keys = self.teacher.encode_text(text)
-        flow = self.teacher(latents, sigma * NUM_TRAIN_TIMESTEPS, keys, FullContext())
+        flow = self.teacher(latents, sigma * NUM_TRAIN_TIMESTEPS, keys, self._everything)
         loss = flow_matching_loss(flow, noise - clean, (~is_kept).float())
         return loss, {"alone": float(is_alone)}
 

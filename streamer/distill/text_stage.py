@@ -28,7 +28,9 @@ from streamer.distill.captions import (
     held_out_combination,
     sample_pair,
 )
+from streamer.distill.draws import send
 from streamer.distill.edition import Edition, SceneSpec, agree
+from streamer.distill.optimizer import build_optimizer
 from streamer.distill.words import build_word_table, save_word_table
 from streamer.errors import OutputError
 from streamer.models.text import (
@@ -88,12 +90,18 @@ class Example:
 
 @dataclass(frozen=True)
 class TextTraining:
-    """How long and how hard to train."""
+    """How long and how hard to train.
+
+    muon_lr: of the matrices; 0 gives everything to AdamW, which many classes take long with.
+    report_captions: behind every accuracy of the report.
+    """
 
     num_captions: int = 40_000
     steps: int = 1_600
     batch: int = 96
     learning_rate: float = 2e-3
+    muon_lr: float = 0.0
+    report_captions: int = 2000
     replace_chance: float = 0.25
     noise: float = 0.35
     seed: int = 0
@@ -113,6 +121,10 @@ class CaptionBatch:
     is_word: Tensor
     labels: Tensor
     gist: Tensor
+
+    def on(self, device: torch.device | str) -> CaptionBatch:
+        """The same on a device."""
+        return CaptionBatch(*(send(part, device) for part in vars(self).values()))
 
 
 class CaptionBatches:
@@ -251,24 +263,25 @@ def train_text_encoder(
     table: WordTable,
     training: TextTraining,
     progress: Callable[[int, float], None] = lambda step, loss: None,
+    device: torch.device | str = "cpu",
 ) -> StorybookTextEncoder:
-    """Train an encoder on captions.  Result: in evaluation mode, without gradients.
+    """Train an encoder on captions.  Result: on the CPU, in evaluation mode, without gradients.
 
     The loss is the cross-entropy of every attribute, lightly smoothed so that doubt stays visible,
     plus 1 - cosine between the caption's gist and what the free slots tell of it.
     """
     torch.manual_seed(training.seed)
     chance = random.Random(training.seed)
-    encoder = StorybookTextEncoder(config, table).train()
+    encoder = StorybookTextEncoder(config, table).train().to(device)
     num_named = len(config.attributes)
     num_free = config.text_length - num_named
-    read_gist = nn.Linear(max(1, num_free) * config.text_width, config.word_width)
+    read_gist = nn.Linear(max(1, num_free) * config.text_width, config.word_width).to(device)
     parameters = [*encoder.parameters(), *read_gist.parameters()]
-    optimizer = torch.optim.AdamW(parameters, training.learning_rate, weight_decay=0.02)
+    optimizer = _build_optimizer([encoder, read_gist], training)
     for step in range(training.steps):
         for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * _learning_rate_at(step, training.steps)
-        batch = batches.draw(training, config.max_words, chance)
+            group["lr"] = group["base_lr"] * _learning_rate_at(step, training.steps)
+        batch = batches.draw(training, config.max_words, chance).on(device)
         logits = encoder(batch.vectors, batch.is_word)
         loss = torch.stack(
             [
@@ -283,8 +296,18 @@ def train_text_encoder(
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        progress(step + 1, float(loss.detach()))
-    return encoder.eval().requires_grad_(False)
+        if step % 16 == 15 or step + 1 == training.steps:  # the host runs ahead of a GPU
+            progress(step + 1, float(loss.detach()))
+    return encoder.cpu().eval().requires_grad_(False)
+
+
+def _build_optimizer(modules: Sequence[nn.Module], training: TextTraining) -> torch.optim.Optimizer:
+    if training.muon_lr > 0:
+        return build_optimizer(modules, muon_lr=training.muon_lr, adam_lr=training.learning_rate)
+    rate = training.learning_rate
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    group = {"params": parameters, "base_lr": rate}
+    return torch.optim.AdamW([group], rate, weight_decay=0.02)
 
 
 def _learning_rate_at(step: int, steps: int) -> float:
@@ -357,12 +380,13 @@ def draw_fragments(edition: Edition, count: int, seed: int) -> list[Example]:
     """Loose phrases as a viewer types them, with the thesaurus: "it spins", "a ufo, at night"."""
     chance = random.Random(seed)
     tables = {name: edition.words[name] for name in _FRAGMENT_ORDER if name in edition.words}
+    known = {name: _sayable(edition, name) for name in tables}
     examples = []
     for _ in range(count):
         names = chance.sample(list(tables), chance.choice((1, 1, 2, 2, 3, 4)))
         if chance.random() < 0.5:
             names.sort(key=list(tables).index)
-        mentions = {name: chance.choice(edition.attributes[name]) for name in names}
+        mentions = {name: chance.choice(known[name]) for name in names}
         phrases = []
         for name, said in mentions.items():
             usual = tables[name].get(said, ())
@@ -373,6 +397,14 @@ def draw_fragments(edition: Edition, count: int, seed: int) -> list[Example]:
         opening = chance.choice(("", "", "", "it is ", "now it ", "and "))
         examples.append(Example(opening + chance.choice((", ", " ")).join(phrases), mentions))
     return examples
+
+
+def _sayable(edition: Edition, attribute: str) -> tuple[str, ...]:
+    """The classes that there are words for; a companion that is absent has none."""
+    usual, more = edition.words[attribute], edition.thesaurus.get(attribute, {})
+    return tuple(
+        name for name in edition.attributes[attribute] if usual.get(name) or more.get(name)
+    )
 
 
 def _example(edition: Edition, spec: SceneSpec, said: Caption) -> Example:
@@ -443,15 +475,14 @@ class TextOptions:
 
     word_vectors: a word table or an encoder made before; None: one is distilled from the teacher.
     is_resumed: use the word table that an earlier run left in `out`.
-    report_captions: captions behind every accuracy of the report.
     """
 
     out: Path
     edition: Edition
     word_vectors: Path | None = None
     training: TextTraining = TextTraining()
-    report_captions: int = 2000
     is_resumed: bool = False
+    device: str = "cpu"
 
 
 def train_text(
@@ -480,12 +511,12 @@ def train_text(
     examples = draw_storybook_examples(edition, training.num_captions, training.seed)
     examples += draw_fragments(edition, training.num_captions // 2, training.seed)
     batches = CaptionBatches(examples, attributes, table, _held_out_words(edition))
-    encoder = train_text_encoder(batches, config, table, training, progress)
+    encoder = train_text_encoder(batches, config, table, training, progress, options.device)
     path = options.out / "text.safetensors"
     save_text_encoder(encoder, path)
     listing = json.dumps(edition.listing(), indent=1, ensure_ascii=False)
     (options.out / "vocabulary.json").write_text(listing + "\n", encoding="utf-8")
-    report = report_on(edition, path, options.report_captions)
+    report = report_on(edition, path, training.report_captions)
     (options.out / "text.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 

@@ -37,6 +37,11 @@ from streamer.errors import WeightsError
 
 log = logging.getLogger(__name__)
 
+Numbers = Mapping[str, float | Tensor]
+"""Numbers worth logging; tensors of one number stay on the device until the step is over."""
+Update = tuple[Tensor, Numbers]
+"""A loss and numbers worth logging."""
+
 _CHECKPOINTS_KEPT = 2
 
 
@@ -66,7 +71,7 @@ class Networks(Protocol):
 class Stage(Networks, Protocol):
     """A stage of one loss."""
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int, generator: torch.Generator) -> Update:
         """The loss of one step and numbers worth logging.  Every random choice is drawn from
         `generator` (CPU)."""
 
@@ -75,9 +80,7 @@ class Stage(Networks, Protocol):
 class CycleStage(Networks, Protocol):
     """A stage whose step is several updates in turn, such as those of a critic and of a student."""
 
-    def updates(
-        self, step: int, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, dict[str, float]]]:
+    def updates(self, step: int, generator: torch.Generator) -> Iterator[Update]:
         """The losses of one step and numbers worth logging.
 
         The trainer applies each loss before it asks for the next.  What a loss gives gradients to
@@ -178,56 +181,60 @@ class Trainer:
         return self.progress >= 1
 
     def train_step(self) -> dict[str, float]:
-        """One update; returns its row of the log."""
+        """One step; returns its row of the log.
+
+        The host waits for a GPU once, at the end.  Raises FloatingPointError when a loss is no
+        number.
+        """
         lr_share = self._lr_share()
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_share
         seed = (rank() << 52) + (self.config.seed << 32) + self.step
         generator = torch.Generator().manual_seed(seed)
         sources = [self._updates(generator) for _ in range(self.config.accumulate)]
-        losses: list[float] = []
-        norms: list[float] = []
-        numbers: dict[str, float] = {}
+        losses: list[Tensor] = []
+        norms: list[Tensor] = []
+        numbers: dict[str, float | Tensor] = {}
         while (update := self._update(sources, numbers)) is not None:
             losses.append(update[0])
             norms.append(update[1])
         self._update_average()
+        totals, told = _read([*losses, norms[0]], numbers)
+        norm = totals.pop()
+        totals = [self._checked(mean(total)) for total in totals]
         self.step += 1
         self._look_at_clock()
         row = {"step": self.step, "elapsed_s": round(self.elapsed_s, 2), "lr_share": lr_share}
-        row |= {"loss": losses[0], "grad_norm": norms[0], **numbers}
+        row |= {"loss": totals[0], "grad_norm": norm, **told}
         self._append(row)
         return row
 
-    def _updates(self, generator: torch.Generator) -> Iterator[tuple[Tensor, dict[str, float]]]:
+    def _updates(self, generator: torch.Generator) -> Iterator[Update]:
         if isinstance(self.stage, CycleStage):
             return self.stage.updates(self.step, generator)
         return (self.stage.loss(self.step, generator) for _ in range(1))
 
     def _update(
-        self,
-        sources: list[Iterator[tuple[Tensor, dict[str, float]]]],
-        numbers: dict[str, float],
-    ) -> tuple[float, float] | None:
+        self, sources: list[Iterator[Update]], numbers: dict[str, float | Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
         """One update from the next loss of each source, whose numbers are added to `numbers`.
 
         result: the loss and the gradient's norm; None when there is no further update.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        total = torch.zeros((), device=self._device)
         for source in sources:
             with self._precision():
                 found = next(source, None)
             if found is None:
                 return None
             loss, told = found
-            numbers |= told
+            numbers.update(told)
             with attending(self._device, self.config.is_bf16):
                 (loss / len(sources)).backward()  # type: ignore[no-untyped-call]
-            total += mean(loss.item()) / len(sources)
-        if not math.isfinite(total):
-            text = f"step {self.step}: the loss is {total}; lower the learning rate"
-            raise FloatingPointError(text)
+            total += loss.detach() / len(sources)
+        if self._device.type == "cpu":  # a GPU is not waited for until the step is over
+            self._checked(mean(total.item()))
         norm = self._clip()
         with self._precision():
             self.optimizer.step()
@@ -340,9 +347,15 @@ class Trainer:
     def _device(self) -> torch.device:
         return self._optimized()[0].device
 
-    def _clip(self) -> float:
+    def _checked(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            text = f"step {self.step}: the loss is {loss}; lower the learning rate"
+            raise FloatingPointError(text)
+        return loss
+
+    def _clip(self) -> Tensor:
         limit = self.config.clip_norm or math.inf
-        return whole(nn.utils.clip_grad_norm_(self._optimized(), limit)).item()
+        return whole(nn.utils.clip_grad_norm_(self._optimized(), limit))
 
     def _optimized(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -359,8 +372,11 @@ class Trainer:
         # Early on the average follows more closely, so that it is not made of the first, random
         # weights.
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for name, parameter in self._averaged_parameters():
-            self._average[name].lerp_(self._to_average(local(parameter)), 1 - decay)
+        named = self._averaged_parameters()
+        averages = [self._average[name] for name, _ in named]
+        new = [self._to_average(local(parameter)) for _, parameter in named]
+        if averages:
+            torch._foreach_lerp_(averages, new, 1 - decay)
 
     def _to_average(self, tensor: Tensor, copy: bool = False) -> Tensor:
         """A tensor where averages are kept."""
@@ -397,6 +413,17 @@ class Trainer:
         if not self._log_path.exists():
             return []
         return [json.loads(line) for line in self._log_path.read_text().splitlines()]
+
+
+def _read(
+    tensors: list[Tensor], numbers: Mapping[str, float | Tensor]
+) -> tuple[list[float], dict[str, float]]:
+    """Numbers from the device, all at once."""
+    waiting = [*tensors, *(value for value in numbers.values() if isinstance(value, Tensor))]
+    read = torch.stack([value.detach().double().reshape(()) for value in waiting]).tolist()
+    later = iter(read[len(tensors) :])
+    told = {n: next(later) if isinstance(v, Tensor) else v for n, v in numbers.items()}
+    return read[: len(tensors)], told
 
 
 def _format(numbers: Mapping[str, float]) -> str:

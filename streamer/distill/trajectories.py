@@ -8,7 +8,9 @@ A path is the flow's ordinary differential equation, solved by Euler's method un
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from streamer.distill.draws import draw_noise, send
 from streamer.distill.losses import guided_flow
 from streamer.distill.ranks import num_ranks, rank, wait_for_ranks
 from streamer.distill.shards import ClipSource
@@ -39,6 +42,7 @@ class PathSolver:
     guidance: float = 3.0
     num_steps: int = 48
     shift: float = 1.0
+    _everything: FullContext = field(default_factory=FullContext, init=False, repr=False)
 
     @torch.no_grad()
     def solve(
@@ -72,10 +76,10 @@ class PathSolver:
 
     def _flow(self, latents: Tensor, sigma: float, told: PromptKV, untold: PromptKV) -> Tensor:
         timestep = torch.full((len(latents),), sigma * NUM_TRAIN_TIMESTEPS, device=latents.device)
-        flow: Tensor = self.teacher(latents, timestep, told, FullContext())
+        flow: Tensor = self.teacher(latents, timestep, told, self._everything)
         if self.guidance == 1:
             return flow
-        without: Tensor = self.teacher(latents, timestep, untold, FullContext())
+        without: Tensor = self.teacher(latents, timestep, untold, self._everything)
         return guided_flow(flow, without, self.guidance)
 
 
@@ -122,16 +126,16 @@ def build_trajectories(
             generator = torch.Generator().manual_seed((seed << 32) + index)
             text = source.draw_texts(config.per_shard, generator)
             size = (config.per_shard, frames, *source.frame_shape)
-            noise = torch.randn(size, generator=generator)
+            noise = draw_noise(size, generator, device)
             states = [
-                torch.stack(solver.solve(part.to(device), told.to(device), nothing, levels), 1)
+                torch.stack(solver.solve(part, send(told, device), nothing, levels), 1)
                 for part, told in zip(
                     torch.split(noise, config.batch), torch.split(text, config.batch), strict=True
                 )
             ]
             tensors = {
                 "states": torch.cat(states).half().cpu(),
-                "text": text.half(),
+                "text": text.half().cpu(),
                 "levels": torch.tensor(levels),
             }
             partial = path.with_suffix(".partial")
@@ -155,12 +159,16 @@ class Paths:
 class Trajectories:
     """All paths of a folder: in memory while they are small, else read from the files when drawn.
 
-    frame_shape: C, H, W of a latent frame.
+    frame_shape: C, H, W of a latent frame.  device: whose memory holds the small ones.
     Raises WeightsError when there is none, ConfigError when they were kept at other levels.
     """
 
     def __init__(
-        self, folder: Path, levels: tuple[float, ...], most_bytes: int = LIGHT_BYTES
+        self,
+        folder: Path,
+        levels: tuple[float, ...],
+        most_bytes: int = LIGHT_BYTES,
+        device: torch.device | str = "cpu",
     ) -> None:
         paths = sorted(folder.glob("paths-*.safetensors"))
         if not paths:
@@ -176,7 +184,8 @@ class Trajectories:
             self.frame_shape: tuple[int, int, int] = (shape[3], shape[4], shape[5])
         self._held: Paths | None = None
         if sum(path.stat().st_size for path in paths) <= most_bytes:
-            self._held = self._read(range(len(self._rows)))
+            held = self._read(range(len(self._rows)))
+            self._held = Paths(send(held.states, device), send(held.text, device))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -189,15 +198,17 @@ class Trajectories:
         """Some paths by their numbers, as float32."""
         held = self._held or self._read(numbers.tolist())
         chosen = numbers if self._held else torch.arange(len(numbers))
+        chosen = send(chosen, held.states.device)
         return Paths(held.states[chosen].float(), held.text[chosen].float())
 
     def _read(self, numbers: Iterable[int]) -> Paths:
         states, texts = [], []
-        for number in numbers:
-            path, row = self._rows[number]
+        for path, rows in groupby((self._rows[number] for number in numbers), itemgetter(0)):
             with safe_open(path, framework="pt") as file:
-                states.append(file.get_slice("states")[row])
-                texts.append(file.get_slice("text")[row])
+                all_states, all_texts = file.get_slice("states"), file.get_slice("text")
+                for _, row in rows:
+                    states.append(all_states[row])
+                    texts.append(all_texts[row])
         longest = max(len(text) for text in texts)
         padded = [F.pad(text, (0, 0, 0, longest - len(text))) for text in texts]
         return Paths(torch.stack(states), torch.stack(padded))

@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from streamer.distill.draws import draw_noise, send
 from streamer.distill.edition import Edition
 from streamer.distill.optimizer import Muon, build_optimizer
+from streamer.distill.trainer import Update
 from streamer.distill.world import Renderer, sample_specs
 from streamer.models.tiny_vae import (
     STORYBOOK,
@@ -91,12 +93,13 @@ class VAEStageConfig:
     """Weights of the losses and sizes of a batch.
 
     crop_px: side of the square crops, a multiple of the spatial reduction.  steps_per_pool: steps
-    before a new pool.
+    before a new pool, of pool_clips clips.
     """
 
     crop_px: int = 96
     crops: int = 6
     steps_per_pool: int = 8
+    pool_clips: int = 12
     muon_lr: float = 0.005
     adam_lr: float = 1e-3
     edge_weight: float = 0.5
@@ -149,12 +152,12 @@ class VAEStage:
         """Muon for the wide convolutions, AdamW for first and last layers and biases."""
         return build_optimizer([self.vae], muon_lr=self.config.muon_lr, adam_lr=self.config.adam_lr)
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int, generator: torch.Generator) -> Update:
         """Reconstruction of random crops: L1 of pixels, edges, fine detail and motion."""
         video = self._crops(self._pool(step // self.config.steps_per_pool), generator)
         latents, _ = self.vae.encode(video)
-        noise = draw_latent_noise(latents.shape, generator)
-        output, _ = self.vae.decode_raw(latents + noise.to(self.device))
+        noise = draw_latent_noise(latents.shape, generator, self.device)
+        output, _ = self.vae.decode_raw(latents + noise)
         gap = output - video
         pixel = gap.abs().mean()
         edge, fine, motion = _edge(gap), _fine(gap), _motion(gap)
@@ -162,8 +165,8 @@ class VAEStage:
         loss = pixel + config.edge_weight * edge + config.fine_weight * fine
         loss = loss + config.motion_weight * motion
         psnr = -10 * gap.detach().square().mean().log10()
-        numbers = {"pixel": pixel, "edge": edge, "fine": fine, "psnr_db": psnr}
-        return loss, {name: value.item() for name, value in numbers.items()}
+        told = {"pixel": pixel, "edge": edge, "fine": fine, "psnr_db": psnr}
+        return loss, {name: value.detach() for name, value in told.items()}
 
     @torch.no_grad()
     def sample_sheet(self, path: Path) -> dict[str, float]:
@@ -213,17 +216,19 @@ class VAEStage:
         return torch.stack(crops).to(self.device).float() / 255
 
 
-def draw_latent_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+def draw_latent_noise(
+    shape: Sequence[int], generator: torch.Generator, device: torch.device | str = "cpu"
+) -> Tensor:
     """Noise like a transformer's mistakes: [B,F,C,h,w], of one level for each clip.
 
     Half of its variance is independent, half is shared by the 2x2 positions of a token.
     """
     batch, frames, channels, height, width = shape
-    level = LATENT_NOISE * torch.rand(batch, 1, 1, 1, 1, generator=generator)
+    level = LATENT_NOISE * send(torch.rand(batch, 1, 1, 1, 1, generator=generator), device)
     tokens = (batch, frames, channels, -(-height // 2), -(-width // 2))
-    shared = torch.randn(tokens, generator=generator)
+    shared = draw_noise(tokens, generator, device)
     shared = shared.repeat_interleave(2, 3).repeat_interleave(2, 4)[..., :height, :width]
-    return level * (torch.randn(*shape, generator=generator) + shared) / 2**0.5
+    return level * (draw_noise(shape, generator, device) + shared) / 2**0.5
 
 
 def _edge(gap: Tensor) -> Tensor:

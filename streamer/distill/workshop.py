@@ -16,6 +16,7 @@ from torch import Tensor
 
 from streamer.config import Config, load_config
 from streamer.distill.blueprint import Blueprint, blueprint_of, new_transformer, read_transformer
+from streamer.distill.canvas_stage import load_canvas
 from streamer.distill.console import model_section
 from streamer.distill.preview import Previewer
 from streamer.distill.ranks import num_ranks, shard
@@ -80,9 +81,19 @@ class Workshop:
         encoder = self.load_encoder()
         return torch.cat([encoder.encode([text]) for text in texts]).to(self.device, torch.float32)
 
-    def new_network(self, sizes: TransformerConfig | None = None) -> CausalWanTransformer:
-        """A network to train from nothing, of the configuration's sizes or others."""
-        return self._placed(new_transformer(sizes or self.blueprint.transformer, self.seed))
+    def new_network(
+        self, sizes: TransformerConfig | None = None, canvas: Path | None = None
+    ) -> CausalWanTransformer:
+        """A network to train from nothing, of the configuration's sizes or others.
+
+        canvas: an export of `canvas`, whose pictures it begins with and keeps.
+        Raises WeightsError.
+        """
+        network = new_transformer(sizes or self.blueprint.transformer, self.seed)
+        if canvas is not None:
+            load_canvas(network, canvas)
+            _keep_canvas(network)
+        return self._placed(network)
 
     def read_network(self, folder: Path, is_frozen: bool = False) -> CausalWanTransformer:
         """The network of an export, or with PUBLISHED that of the configuration, split over ranks.
@@ -101,7 +112,7 @@ class Workshop:
         Raises WeightsError for a folder without shards.
         """
         if all(is_light(folder) for folder in folders):
-            return _joined([read_clips(folder) for folder in folders])
+            return _joined([read_clips(folder) for folder in folders]).on(self.device)
         vae = self.load_vae().config
         stream = self.config.stream
         shape = (
@@ -128,8 +139,7 @@ class Workshop:
         else:
             network = read_transformer(folder, self.blueprint.transformer)
         network.train(not is_frozen).requires_grad_(not is_frozen)
-        if network.config.text_canvas:  # learned before by regression; a flow's gradient blurs it
-            network.text_canvas.picture.requires_grad_(False)
+        _keep_canvas(network)
         if is_frozen and self.is_bf16 and self.device.type == "cuda":
             network.to(torch.bfloat16)
         return network
@@ -152,6 +162,11 @@ def with_sizes(sizes: TransformerConfig, changes: dict[str, int]) -> Transformer
         return replace(sizes, **changes)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"transformer sizes {changes}: {error}") from error
+
+
+def _keep_canvas(network: CausalWanTransformer) -> None:
+    if network.config.text_canvas:  # learned before by regression; a flow's gradient blurs it
+        network.text_canvas.picture.requires_grad_(False)
 
 
 def _joined(parts: Sequence[LatentClips]) -> LatentClips:

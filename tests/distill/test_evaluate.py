@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -19,22 +20,32 @@ from PIL import Image
 
 from streamer.config import Config
 from streamer.distill import judging
+from streamer.distill.blueprint import blueprint_of, new_transformer, write_transformer
 from streamer.distill.captions import sample_pair
 from streamer.distill.classifier import AttributeClassifier, save_classifier
 from streamer.distill.commands import distill
+from streamer.distill.drift import judge_drift, tabulate
 from streamer.distill.edition import SceneSpec, load_edition
 from streamer.distill.evaluate import (
     Exam,
-    Player,
-    draw_change,
     evaluate,
-    judge_drift,
     judge_obedience,
-    judge_switches,
-    measure_look,
+    judge_synonyms,
+    watch_prompts,
 )
 from streamer.distill.export import export_transformer
-from streamer.distill.report import EvaluationOptions, Look, Reconstruction
+from streamer.distill.looks import measure_look
+from streamer.distill.players import Player
+from streamer.distill.report import (
+    Change,
+    EvaluationOptions,
+    Look,
+    Moment,
+    Obedience,
+    Reconstruction,
+    StreamDrift,
+)
+from streamer.distill.switches import draw_change, judge_subject_switches, judge_switches
 from streamer.engine.diffusion import DiffusionModel
 from streamer.errors import ConfigError, WeightsError
 from streamer.models.checkpoint import read_tensors, save_weights
@@ -45,8 +56,9 @@ SMALL = load_edition("small")
 ATTRIBUTES = SMALL.attributes
 
 TINY = EvaluationOptions(
-    num_prompts=2, num_blocks=3, drift_s=10, num_streams=1, num_switches=1, num_reconstructions=1
-)
+    num_prompts=2, num_blocks=3, drift_s=10, num_streams=1, num_switches=1, num_reconstructions=1,
+    num_known=1,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +102,20 @@ class Actor:
 
 
 class LevelJudge:
-    """Reads the scene off the grey level; says class 0 of everything else."""
+    """Reads the scene, or the subject, off the grey level; says class 0 of everything else.
+
+    Of a subject it is so sure that no other is among its five likeliest: five in a row are one.
+    """
 
     edition = SMALL
 
+    def __init__(self, reads: str = "scene") -> None:
+        self.reads = reads
+
     def classify_pictures(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-        scene = (pictures[:, 0, 0, 0].long() // 10).clamp(max=5)
-        return {"scene": torch.nn.functional.one_hot(scene, 6).float()}
+        count = len(ATTRIBUTES[self.reads])
+        level = (pictures[:, 0, 0, 0].long() // 10).clamp(max=count - 1)
+        return {self.reads: -(torch.arange(count) - level[:, None]).abs().float()}
 
     def classify(self, clips: torch.Tensor) -> dict[str, torch.Tensor]:
         num = len(clips)
@@ -107,7 +126,7 @@ class LevelJudge:
 def exam_of(num: int) -> Exam:
     rng = random.Random(4)
     pairs = [sample_pair(SMALL, rng, held_out=True) for _ in range(num)]
-    right = dict.fromkeys(ATTRIBUTES, 0)
+    right = dict.fromkeys(ATTRIBUTES, (0,))
     return Exam(
         specs=tuple(spec for spec, _ in pairs),
         captions=tuple(said for _, said in pairs),
@@ -118,13 +137,18 @@ def exam_of(num: int) -> Exam:
     )
 
 
+def obedience_of(actor: Actor, exam: Exam) -> dict[str, Obedience]:
+    options = replace(TINY, num_prompts=len(exam.captions))
+    return judge_obedience(SMALL, exam, watch_prompts(actor, LevelJudge(), exam.captions, options))
+
+
 # ---- what is counted ----------------------------------------------------------------------------
 
 
 def test_obedience_counts_only_what_the_caption_mentions() -> None:
     exam = exam_of(24)
     scene_of = {said.text: spec.scene for spec, said in zip(exam.specs, exam.captions, strict=True)}
-    found = judge_obedience(Actor(scene_of), LevelJudge(), exam, replace(TINY, num_prompts=24))
+    found = obedience_of(Actor(scene_of), exam)
     mentioned = [
         spec
         for spec, said in zip(exam.specs, exam.captions, strict=True)
@@ -140,7 +164,7 @@ def test_obedience_counts_only_what_the_caption_mentions() -> None:
 def test_a_model_that_ignores_its_prompt_is_not_called_obedient() -> None:
     exam = exam_of(24)
     deaf = Actor({said.text: 3 for said in exam.captions})
-    found = judge_obedience(deaf, LevelJudge(), exam, replace(TINY, num_prompts=24))
+    found = obedience_of(deaf, exam)
     assert found["scene"].model is not None
     assert found["scene"].model < 0.5
 
@@ -217,6 +241,64 @@ def test_the_class_of_a_spec_is_named_by_its_attribute() -> None:
     assert [spec.of(name) for name in ATTRIBUTES] == [1, 2, 0, 7, 5]
 
 
+def test_the_right_class_among_five_counts_apart() -> None:
+    exam = exam_of(12)
+    guesses = [{name: tuple(range(5)) for name in ATTRIBUTES} for _ in exam.captions]
+    found = judge_obedience(SMALL, exam, guesses, guesses)["subject"]
+    scored = [
+        spec.subject
+        for spec, said in zip(exam.specs, exam.captions, strict=True)
+        if "subject" in said.mentions
+    ]
+    assert found.model == found.teacher == sum(number == 0 for number in scored) / len(scored)
+    assert found.top5_model == found.top5_teacher == sum(n < 5 for n in scored) / len(scored)
+    assert (found.chance, found.top5_chance) == (pytest.approx(1 / 21), pytest.approx(5 / 21))
+
+
+def test_a_new_subject_is_looked_for_as_a_new_scene_is() -> None:
+    options = replace(TINY, num_switches=4)
+    rng = random.Random(options.seed + 4)
+    pairs = [draw_change(SMALL, rng, "subject") for _ in range(4)]
+    said = {c.text: spec.subject for pair in pairs for spec, c in pair}
+    assert all(old[0].subject != new[0].subject for old, new in pairs)
+    assert SMALL.no_subject_number not in said.values()
+    soon = judge_subject_switches(Actor(said, 1), LevelJudge("subject"), options)
+    assert (soon.in_time, soon.blocks) == (1.0, (2,) * (4 - soon.num_already))
+    late = judge_subject_switches(Actor(said, 2), LevelJudge("subject"), options)
+    assert (late.in_time, late.num_never) == (0.0, 0)
+
+
+def test_unseen_words_are_counted_beside_known_ones_of_the_same_specs() -> None:
+    exam = exam_of(16)
+    scene_of = {said.text: spec.scene for spec, said in zip(exam.specs, exam.captions, strict=True)}
+    options = replace(TINY, num_prompts=16, num_known=16)
+    made = watch_prompts(Actor(scene_of), LevelJudge(), exam.captions, options)
+    # The same actor knows no other caption: told in known words it shows scene 0.
+    deaf = Actor(defaultdict(int))
+    found = judge_synonyms(deaf, LevelJudge(), exam, made, options)
+    assert found is not None
+    assert (found.known or 0.0) < (found.unseen or 0.0)
+    assert found.points == pytest.approx(100 * (found.known - found.unseen))
+    assert judge_synonyms(deaf, LevelJudge(), exam, made, replace(options, num_known=0)) is None
+
+
+def test_the_table_of_drift_has_medians_and_the_worst_stream() -> None:
+    def moments(score: float, contrast: float) -> tuple[Moment, ...]:
+        look = Look(100, 100, 100, contrast=40, saturation=50, sharpness=5, motion=2)
+        last = replace(look, contrast=contrast)
+        return Moment(5.0, 1.0, look, 1.0, 0.0), Moment(300.0, score, last, 3.0, 0.2)
+
+    streams = [
+        StreamDrift("", number, moments(score, contrast), False, False, False)
+        for number, (score, contrast) in enumerate([(1.0, 41), (0.5, 38), (0.75, 20)])
+    ]
+    table = tabulate(streams)
+    assert table["score"] == Change(1.0, 0.75, -0.25, -0.5)
+    assert table["contrast"] == Change(40, 38, -2, -20)
+    assert table["foreign"] == Change(1.0, 3.0, 2.0, 2.0)
+    assert table["foreign_share"].worst == pytest.approx(0.2)
+
+
 # ---- a tiny model, whole ------------------------------------------------------------------------
 
 
@@ -235,6 +317,34 @@ def test_a_report_has_every_part_and_repeats_itself(config: Config, model: Diffu
     assert done == sorted(done)
     assert done[-1] == 1.0
     assert "reconstruction" in report.summary()
+    first = report.drift.streams[0].moments[0]
+    assert first.foreign is not None
+    assert first.foreign_share is not None
+    assert set(report.drift.table) >= {"score", "contrast", "sharpness", "foreign"}
+    assert report.subject_switch_blocks is not None
+    assert report.synonyms is not None
+
+
+@pytest.fixture(scope="module")
+def teacher(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of the model's own sizes."""
+    folder = tmp_path_factory.mktemp("teacher")
+    write_transformer(new_transformer(blueprint_of(config).transformer, 1), folder)
+    return folder
+
+
+def test_a_teacher_stands_beside_the_model(
+    config: Config, model: DiffusionModel, teacher: Path
+) -> None:
+    judge = AttributeClassifier(SMALL).eval()
+    options = replace(TINY, num_streams=1, num_switches=0, num_known=0, teacher_steps=2)
+    report = evaluate(model, config, judge, options, teacher=teacher)
+    assert report.teacher == str(teacher)
+    scored = [found for found in report.obedience.values() if found.num_scored]
+    assert all(found.teacher is not None and found.top5_teacher is not None for found in scored)
+    assert report.drift is not None
+    assert report.drift.teacher is not None
+    assert "teacher" in report.summary()
 
 
 def test_too_few_blocks_for_the_judge_are_refused(config: Config, model: DiffusionModel) -> None:
@@ -308,6 +418,20 @@ def test_a_sheet_has_a_row_for_each_stream(
     picture = 256 if arguments[0] == "stream" else 192
     assert width == 190 + columns * (picture + 6) + 6
     assert rows * picture < height < rows * (picture + 80) + 30
+
+
+def test_many_prompts_are_drawn_with_the_teacher_at_their_right(
+    files: tuple[Path, Path], teacher: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "sheet.png"
+    result = run(
+        "sheet", "prompts", "--count", 3, "--teacher", teacher, "--config", files[0], "--out", out
+    )
+    assert result.exit_code == 0, result.output
+    with Image.open(out) as image:
+        width, height = image.size
+    assert width == 190 + (3 + 3) * (192 + 6) + 6
+    assert 3 * 192 < height < 3 * (192 + 80) + 30
 
 
 def test_a_sheet_of_the_world_needs_no_model(tmp_path: Path) -> None:

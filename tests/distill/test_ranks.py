@@ -3,6 +3,9 @@
 import json
 import os
 import socket
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from torch import Tensor
 from streamer.distill.blueprint import read_transformer
 from streamer.distill.checkpoints import find_checkpoints
 from streamer.distill.dmd_stage import DMDStage, DMDStageConfig
-from streamer.distill.ranks import join_ranks, leave_ranks, rank, shard
+from streamer.distill.ranks import end_rank, join_ranks, rank, shard
 from streamer.distill.trainer import Trainer, TrainerConfig
 from streamer.errors import ConfigError
 from tests.distill.tiny import SIZES, blueprint, clips, network
@@ -50,9 +53,10 @@ def train(number: int, count: int, port: int, out: Path, muon_lr: float) -> None
     after.resume(find_checkpoints(out / "resumed")[-1])
     again = [after.train_step() for _ in range(2)]
     (out / f"rows-{rank()}.json").write_text(json.dumps([rows, again]))
-    leave_ranks()
+    end_rank()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("muon_lr", [0.0, 2e-3], ids=["adam", "muon"])
 def test_two_ranks_agree_resume_exactly_and_write_what_one_process_reads(
     tmp_path: Path, muon_lr: float
@@ -117,7 +121,44 @@ def step_once(number: int, port: int, out: Path) -> None:
     grads = {n: whole(p.grad) for n, p in model.named_parameters() if p.grad is not None}
     if number == 0:
         torch.save(grads, out / "after.pt")
-    leave_ranks()
+    end_rank()
+
+
+class Reluctant:
+    """Goes slowly, and tells when it has begun to."""
+
+    def __init__(self) -> None:
+        self.is_going = threading.Event()
+
+    def __del__(self) -> None:
+        self.is_going.set()
+        time.sleep(0.3)
+
+
+def hold_tensor(number: int, port: int) -> None:
+    """One rank, whose group's thread still lets go of a tensor when the rank has finished."""
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    join_ranks("cpu")
+    # Of its own: the default group's threads are awaited when the ranks meet at the end.
+    group = torch.distributed.new_group(backend="gloo")
+    tensor = torch.ones(1)
+    tensor.held = Reluctant()  # type: ignore[attr-defined]
+    is_going = tensor.held.is_going  # type: ignore[attr-defined]
+    sent = torch.distributed.all_reduce(tensor, group=group, async_op=True)
+    # The thread goes on after this process has let go, so that the last reference is the thread's.
+    sent.get_future().then(lambda _: time.sleep(0.1))
+    del sent, tensor
+    assert is_going.wait(10)
+    sys.modules["what a split network refers to"] = group  # type: ignore[assignment]
+    end_rank()
+
+
+def test_a_finished_rank_ends_well_whatever_its_threads_still_hold():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(hold_tensor, (port,), nprocs=2)
 
 
 def test_a_numbered_device_is_refused_for_many_ranks(monkeypatch: pytest.MonkeyPatch):

@@ -7,14 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from streamer.distill.blueprint import TRANSFORMER_FILE
+from streamer.distill.checkpoints import find_checkpoints
 from streamer.distill.data import build_shards, render_pairs
 from streamer.distill.edition import load_edition
-from streamer.distill.shards import read_clips
-from streamer.distill.student_stage import (
-    StudentStage,
-    StudentStageConfig,
-    swap_tokens,
-)
+from streamer.distill.mistakes import put_pieces, swap_tokens
+from streamer.distill.shards import LatentClips, read_clips
+from streamer.distill.student_stage import StudentStage, StudentStageConfig
 from streamer.distill.trainer import Trainer, TrainerConfig
 from streamer.distill.world import Renderer
 from streamer.errors import WeightsError
@@ -134,9 +132,73 @@ def test_a_step_of_beginnings_trains_first_blocks_and_their_first_text(tmp_path:
 
 def test_clips_of_one_block_are_beginnings():
     renderer = Renderer(load_edition("small"), height=64, width=64)
-    *_, switch, begins = render_pairs(renderer, 8, 12, 12, seed=5)
-    assert begins.all()
-    assert not switch.any()
+    made = render_pairs(renderer, 8, 12, 12, seed=5, leap_share=1.0)
+    assert made.begins.all()
+    assert not made.switch.any()
+    assert not made.leaps.any()
+
+
+def test_a_leap_joins_the_first_block_of_a_world_to_a_later_piece_of_it():
+    renderer = Renderer(load_edition("small"), height=64, width=64)
+    whole = render_pairs(renderer, 8, 36, 12, seed=5)
+    made = render_pairs(renderer, 8, 36, 12, seed=5, leap_share=1.0)
+    assert made.leaps.equal(~whole.begins & (whole.switch == 0))
+    assert made.leaps.any()
+    assert not made.leaps.all()
+    assert made.begins.equal(whole.begins | made.leaps)
+    assert made.frames[:, 12:].equal(whole.frames[:, 12:])
+    assert made.frames[~made.leaps].equal(whole.frames[~made.leaps])
+    for row in made.leaps.nonzero()[:, 0]:
+        assert not made.frames[row, :12].equal(whole.frames[row, :12])
+
+
+def test_neither_what_follows_a_leap_nor_the_first_of_a_piece_is_taught():
+    yes, no = torch.tensor(True), torch.tensor(False)
+    found = LatentClips(
+        torch.zeros(4, 9, 1, 1, 1),
+        torch.zeros(4, 2, 1, 1),
+        torch.tensor([0, 0, 0, 2]),
+        torch.stack([yes, no, yes, yes]),
+        torch.stack([no, no, yes, no]),
+    ).taught(3)
+    wanted = [[1, 1, 1], [0, 1, 1], [1, 0, 1], [0, 0, 1]]
+    assert found[:, ::3].int().tolist() == wanted
+    assert found.equal(found[:, ::3].repeat_interleave(3, 1))
+
+
+def test_pieces_of_drifted_streams_lie_on_tokens_in_all_frames_from_some_block_on():
+    generator = torch.Generator().manual_seed(0)
+    history = torch.zeros(64, 9, 2, 10, 16)
+    found = put_pieces(history, torch.ones(64, 3, 2, 10, 16), (2, 2), generator)
+    changed = found != 0
+    assert 0.05 < changed.float().mean() < 0.5
+    assert changed.equal(changed[:, :, :1].expand_as(changed))
+    corner = changed[..., ::2, ::2]
+    assert corner.repeat_interleave(2, -1).repeat_interleave(2, -2).equal(changed)
+    by_block = changed[:, ::3]
+    assert (by_block[:, 1:] | ~by_block[:, :-1]).all()  # what is there stays there
+    assert (by_block[:, 0] != by_block[:, 2]).any()
+    assert changed.equal(by_block.repeat_interleave(3, 1))
+
+
+def test_long_streams_of_the_student_are_kept_and_put_into_clips_of_their_text(tmp_path: Path):
+    stage = new_stage(
+        write_clips(tmp_path),
+        drifted_share=1.0, drifted_blocks=2, drifted_streams=3, drift_every=2,
+    )  # fmt: skip
+    trainer = Trainer(stage, TrainerConfig(out=tmp_path / "run", max_steps=4))
+    rows = [trainer.train_step() for _ in range(3)]
+    assert all("x0_next_drifted" in row for row in rows)
+    bank = stage.modules["drifted"]
+    assert len(bank) == 6
+    assert (stage._clips.switch[bank.rows[:6]] == 0).all()
+    trainer.save()
+    again = new_stage(
+        tmp_path, drifted_share=1.0, drifted_blocks=2, drifted_streams=3, drift_every=2
+    )
+    resumed = Trainer(again, TrainerConfig(out=tmp_path / "run", max_steps=4))
+    resumed.resume(find_checkpoints(tmp_path / "run")[-1])
+    assert resumed.train_step()["loss"] == trainer.train_step()["loss"]
 
 
 def test_swapped_tokens_stay_at_their_place_through_a_clip():
@@ -192,14 +254,14 @@ def test_shards_are_built_once_and_resumed(tmp_path: Path):
 
 def test_pairs_are_the_same_for_the_same_seed_and_change_only_where_said():
     renderer = Renderer(load_edition("small"), height=64, width=64)
-    frames, texts, switch, begins = render_pairs(renderer, 6, 24, 12, seed=5)
-    again, same_texts, same_switch, same_begins = render_pairs(renderer, 6, 24, 12, seed=5)
-    assert frames.equal(again)
-    assert texts == same_texts
-    assert switch.equal(same_switch)
-    assert begins.equal(same_begins)
-    assert set(switch.tolist()) <= {0, 1}
-    assert all(a == b for (a, b), at in zip(texts, switch, strict=True) if at == 0)
+    made = render_pairs(renderer, 6, 24, 12, seed=5)
+    again = render_pairs(renderer, 6, 24, 12, seed=5)
+    assert made.frames.equal(again.frames)
+    assert made.texts == again.texts
+    assert made.switch.equal(again.switch)
+    assert made.begins.equal(again.begins)
+    assert set(made.switch.tolist()) <= {0, 1}
+    assert all(a == b for (a, b), at in zip(made.texts, made.switch, strict=True) if at == 0)
 
 
 def test_guidance_is_that_of_the_frozen_start_and_only_where_a_scene_begins(tmp_path: Path):

@@ -171,9 +171,8 @@ def test_a_run_trains_saves_and_reports(tiny_table: WordTable, tmp_path: Path) -
     words = tmp_path / "words.safetensors"
     save_word_table(tiny_table, words)
     assert load_word_table(words).words == tiny_table.words
-    options = TextOptions(
-        tmp_path / "out", SMALL, words, TextTraining(num_captions=40, steps=2), report_captions=20
-    )
+    training = TextTraining(num_captions=40, steps=2, report_captions=20)
+    options = TextOptions(tmp_path / "out", SMALL, words, training)
     report = train_text(options)
     assert report == json.loads((tmp_path / "out" / "text.json").read_text())
     assert set(report["held_out_combinations"]) == set(SMALL.attributes)
@@ -188,8 +187,8 @@ def test_a_resumed_run_takes_up_the_word_table_of_its_folder(
     tiny_table: WordTable, tmp_path: Path
 ) -> None:
     save_word_table(tiny_table, tmp_path / "words.safetensors")
-    training = TextTraining(num_captions=40, steps=1)
-    train_text(TextOptions(tmp_path, SMALL, None, training, report_captions=20, is_resumed=True))
+    training = TextTraining(num_captions=40, steps=1, report_captions=20)
+    train_text(TextOptions(tmp_path, SMALL, None, training, is_resumed=True))
     words = load_word_table(tmp_path / "text.safetensors").words
     assert words == tiny_table.words
 
