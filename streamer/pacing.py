@@ -46,8 +46,8 @@ _LATE_TOLERANCE = 0.5  # of a frame: a loop that wakes later than this has lost 
 class TimedFrame:
     """A frame that is due now.
 
-    pixels: RGB or planes, see `FrameBlock`.  number: its place in the stream.  pts: its due time in 1/90000 s since
-    the first frame of the stream, strictly increasing.
+    pixels: RGB or planes, see `FrameBlock`.  number: its place in the stream.  pts: its due time in
+    1/90000 s since the first frame of the stream, strictly increasing.
     """
 
     pixels: NDArray[np.uint8]

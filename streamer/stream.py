@@ -202,8 +202,9 @@ class FrameBlock:
 
     index: position in the stream.  first_frame: number of its first frame in the stream.
     frames: uint8 [T, H, W, 3], RGB; or, from a GPU, [T, 3 H / 2, W]: the planes Y, U and V of
-    yuv420p one after another, half as many bytes and what encoders read.  latents: float32 [F, C, H, W], clean, normalised; empty for
-    a model without latents.  prompt_id: the prompt in force.
+    yuv420p one after another, half as many bytes and what encoders read.  latents: float32
+    [F, C, H, W], clean, normalised; empty for a model without latents.  prompt_id: the prompt in
+    force.
     """
 
     index: int

@@ -137,6 +137,7 @@ class Broadcast:
         self._lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._repeating: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
         self._closed = False
 
     @property
@@ -223,7 +224,12 @@ class Broadcast:
             self._hurry(line)
 
     async def push(self, frame: TimedFrame) -> None:
-        """Send a frame to everybody who watches; returns when its packets are queued for them."""
+        """Send a frame to everybody who watches; returns when its packets are queued for them.
+
+        Raises what the encoder raises, also what it raised since the last frame.
+        """
+        if self._failure is not None:
+            raise self._failure
         self._last = frame, self.clock()
         self.num_pushed += 1
         if self._lines and not self._closed:
@@ -328,4 +334,8 @@ class Broadcast:
         async with self._lock:
             frame, pushed_at = self._last
             late = round((self.clock() - pushed_at) * CLOCK_RATE)
-            await self._send(frame.pixels, frame.pts + late)
+            try:
+                await self._send(frame.pixels, frame.pts + late)
+            except Exception as error:  # nobody waits for this: the next frame tells it
+                log.error("repeating a picture failed reason=%r", error)
+                self._failure = error

@@ -80,7 +80,7 @@ class Recorder:
         """The first frame of a prompt left, at that time of the stream's clock."""
         self._prompts.append((pts, text))
         if self.state == "recording" and self._origin is not None:
-            noting = asyncio.get_running_loop().create_task(self._write_companions())
+            noting = asyncio.get_running_loop().create_task(self._note())
             self._notes.add(noting)
             noting.add_done_callback(self._notes.discard)
 
@@ -137,6 +137,13 @@ class Recorder:
             except SubscriptionClosedError:
                 return
 
+    async def _note(self) -> None:
+        """Write what changed; whether the disk takes it at the end is what counts."""
+        try:
+            await self._write_companions()
+        except OutputError as error:
+            log.warning("captions not written path=%s reason=%s", self.path, error)
+
     async def _write_companions(self) -> None:
         captions = webvtt(self.cues(), self.seconds)
         await asyncio.to_thread(write_companions, self.path, captions, self._script())
@@ -159,7 +166,8 @@ async def save_last(
 
     It begins with a key frame, so it may be some seconds longer than asked.  Where only VP8 was
     sent it is a `.webm`, since FFmpeg has no VP8 in MP4.
-    Raises StreamStateError when nothing was sent yet, OutputError when the disk refuses.
+    Raises StreamStateError when nothing was sent yet, OutputError when the disk refuses; then no
+    film is left.
     """
     rewind = broadcast.rewind
     packets = rewind.last(seconds)
@@ -173,7 +181,11 @@ async def save_last(
     cues = cues_from(shown, packets[0].pts)
     path = path.with_suffix(SUFFIXES[rewind.codec])
     length_s = await asyncio.to_thread(write_clip, path, rewind.codec, packets, cues, tags)
-    await asyncio.to_thread(write_companions, path, webvtt(cues, length_s), script)
+    try:
+        await asyncio.to_thread(write_companions, path, webvtt(cues, length_s), script)
+    except OutputError:
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+        raise
     return path, length_s
 
 

@@ -212,12 +212,28 @@ class Viewer:
         if self._deadline is not None:
             self._deadline.cancel()
         self._track.stop()  # aiortc does not when its sender never started
+        closing = asyncio.ensure_future(self._connection.close())
         try:
-            await asyncio.wait_for(self._connection.close(), _CLOSE_LIMIT_S)
-        except TimeoutError:
-            log.warning("connection still closing after_s=%.0f", _CLOSE_LIMIT_S)
+            # Not cancelled when it is slow: what it had not come to would stay open for good.
+            await asyncio.wait((closing,), timeout=_CLOSE_LIMIT_S)
+            if closing.done():
+                closing.result()
+            else:
+                log.warning("connection still closing after_s=%.0f", _CLOSE_LIMIT_S)
+                _still_closing.add(closing)
+                closing.add_done_callback(_closed_late)
         finally:
             self._on_closed(self)
+
+
+_still_closing: set[asyncio.Future[None]] = set()
+"""Connections that nobody waits for any more; the event loop alone would forget them."""
+
+
+def _closed_late(closing: asyncio.Future[None]) -> None:
+    _still_closing.discard(closing)
+    if not closing.cancelled() and (error := closing.exception()) is not None:
+        log.error("connection not closed reason=%r", error)
 
 
 def prepare_offer(offer_sdp: str) -> str:

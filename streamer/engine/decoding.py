@@ -28,8 +28,8 @@ from streamer.models.vae import DecoderState, VideoVAE
 class Decoded:
     """Pictures and latents on their way to the host.
 
-    pictures: uint8 [T, H, W, 3], or the planes that `to_planes` makes of them.  latents: float32 [F, C, H, W].  marks: before decoding, before
-    copying, when both are on the host.
+    pictures: uint8 [T, H, W, 3], or the planes that `to_planes` makes of them.  latents: float32
+    [F, C, H, W].  marks: before decoding, before copying, when both are on the host.
     """
 
     pictures: Tensor

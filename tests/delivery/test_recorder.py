@@ -15,7 +15,7 @@ from streamer.delivery.fanout import Broadcast, PacketTrack
 from streamer.delivery.recorder import Recorder, save_last
 from streamer.delivery.rewind import KEY_EVERY_S, Rewind
 from streamer.delivery.screenshot import png, read_recipe
-from streamer.errors import StreamStateError
+from streamer.errors import OutputError, StreamStateError
 from tests.delivery.packets import HEIGHT, STEP, WIDTH, frame, packets, pixels
 from tests.delivery.test_fanout import Clock, joined
 
@@ -28,7 +28,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def broadcast(clock: Clock) -> AsyncIterator[Broadcast]:
+async def broadcast(clock: Clock, never_idle: None) -> AsyncIterator[Broadcast]:
     made = Broadcast(WIDTH, HEIGHT, 16, 400, rewind_s=30, clock=clock)
     yield made
     await made.close()
@@ -48,7 +48,7 @@ async def show(broadcast: Broadcast, clock: Clock, numbers: range, *readers: Pac
     for number in numbers:
         await broadcast.push(frame(number))
         for reader in readers:
-            await asyncio.wait_for(reader.recv(), 2)
+            await asyncio.wait_for(reader.recv(), 10)
         await asyncio.sleep(0.001)
         clock.now += 1 / 16
 
@@ -135,6 +135,47 @@ async def test_a_disk_that_refuses_ends_the_recording_and_not_the_stream(
     assert "r.mp4: cannot be written: No such file" in made.detail
     await show(broadcast, clock, range(20, 30), viewer)
     assert broadcast.num_viewers == 1
+
+
+async def test_captions_that_cannot_be_written_for_a_while_cost_the_recording_nothing(
+    broadcast: Broadcast,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = recorder(tmp_path / "r.mp4", broadcast, cues=[(0, "red")])
+    made.begin()
+    await show(broadcast, clock, range(16))
+
+    def full(path: Path, captions: str, script: str) -> None:
+        raise OutputError("r.vtt: cannot be written: No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("streamer.delivery.recorder.write_companions", full)
+        made.note_prompt(8 * STEP, "blue")
+        async with asyncio.timeout(5):
+            while "captions not written" not in caplog.text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    await show(broadcast, clock, range(16, 32))
+    await made.stop()
+    assert (made.state, made.detail) == ("finished", "")
+    assert (tmp_path / "r.vtt").read_text().count("-->") == 2
+
+
+async def test_a_clip_whose_captions_do_not_fit_leaves_no_film(
+    broadcast: Broadcast, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewer, first = await joined(broadcast)
+    await broadcast.push(frame(0))
+    await first
+    await show(broadcast, clock, range(1, 20), viewer)
+    (tmp_path / "c.vtt").mkdir()  # what is in the way of a file
+    with pytest.raises(OutputError, match=r"c\.vtt: cannot be written"):
+        await save_last(
+            tmp_path / "c.mp4", broadcast, 30, prompts=[(0, "red")], tags={}, script=SCRIPT
+        )
+    assert os.listdir(tmp_path) == ["c.vtt"]
 
 
 async def test_a_stream_that_ends_finishes_its_recording(

@@ -11,6 +11,7 @@ from typing import ClassVar
 import aioice.ice
 import av
 import numpy as np
+import psutil
 import pytest
 from aiortc import (
     RTCConfiguration,
@@ -30,6 +31,7 @@ from streamer.delivery.webrtc import Viewer, allow_loopback, prepare_offer
 from streamer.errors import CodecError, OfferError
 from streamer.pacing import Playout
 from streamer.stream import FrameBlock
+from tests.calm import is_calm
 
 FPS = 16
 WIDTH, HEIGHT = 128, 64
@@ -135,7 +137,7 @@ class Client:
     async def take(self, answer_sdp: str) -> None:
         await self.connection.setRemoteDescription(RTCSessionDescription(answer_sdp, "answer"))
 
-    async def frame(self, within_s: float = 5) -> av.VideoFrame:
+    async def frame(self, within_s: float = 15) -> av.VideoFrame:
         return await asyncio.wait_for(self.connection.getReceivers()[0].track.recv(), within_s)
 
     async def vanish(self) -> None:
@@ -172,12 +174,16 @@ async def watch(
     return client, viewer, closed
 
 
-async def settles(is_so: Callable[[], bool], within_s: float = 5) -> bool:
+async def settles(is_so: Callable[[], bool], within_s: float = 15) -> bool:
     end = time.monotonic() + within_s
     # What is waited for has no event.
     while not is_so() and time.monotonic() < end:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     return is_so()
+
+
+def num_sockets() -> int:
+    return len(psutil.Process().net_connections(kind="udp"))
 
 
 def own_threads() -> list[str]:
@@ -259,11 +265,9 @@ async def test_a_late_viewer_shares_the_encoder_and_sees_a_picture_soon(
     before = [number_of(await early.frame()) for _ in range(20)]
     begun = time.monotonic()
     late, _, _ = await watch(show, ("H264",))
-    numbers, _ = await asyncio.gather(
-        asyncio.gather(*[_numbers(early, 24)]), late.frame(within_s=2)
-    )
-    assert time.monotonic() - begun < 5
-    seen = before + numbers[0]
+    numbers, _ = await asyncio.gather(asyncio.gather(*[_numbers(early, 24)]), late.frame())
+    assert time.monotonic() - begun < 5 or not is_calm()
+    seen = list(dict.fromkeys(before + numbers[0]))  # a machine that stalls repeats one
     assert seen == [(seen[0] + i) % 256 for i in range(len(seen))]
     assert started == ["H264"]
     assert show.broadcast.num_viewers == 2
@@ -277,12 +281,11 @@ async def _numbers(client: Client, count: int) -> list[int]:
 
 
 async def test_a_viewer_of_a_paused_stream_sees_its_last_picture(show: Show) -> None:
-    await asyncio.sleep(0.1)
+    assert await settles(lambda: bool(show.pts_of))
     show.playout.pause()
     await asyncio.sleep(0.1)
-    last = max(show.pts_of)
     client, _, _ = await watch(show, ("VP8",))
-    assert number_of(await client.frame(within_s=3)) == last
+    assert number_of(await client.frame()) == max(show.pts_of)
     await client.connection.close()
 
 
@@ -308,7 +311,7 @@ async def test_picture_loss_makes_a_key_frame(
     for _ in range(5):
         await receiver._send_rtcp_pli(ssrc)
     assert first is not None
-    assert await settles(lambda: len(keys) > 0, 1)
+    assert await settles(lambda: len(keys) > 0)
     await asyncio.sleep(0.2)
     assert len(keys) == 1
     await client.connection.close()
@@ -327,12 +330,36 @@ async def test_closing_frees_everything(show: Show) -> None:
     assert await settles(lambda: own_threads() == [])
 
 
+async def test_what_closes_slowly_is_closed_all_the_same(
+    show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that is busy for seconds, nobody waits for ever, and nothing stays open."""
+    tasks, sockets = asyncio.all_tasks(), num_sockets()
+    client, viewer, closed = await watch(show)
+    await client.frame()
+    stop, may_stop = RTCDtlsTransport.stop, asyncio.Event()
+
+    async def stop_late(transport: RTCDtlsTransport) -> None:
+        await may_stop.wait()
+        await stop(transport)
+
+    monkeypatch.setattr(RTCDtlsTransport, "stop", stop_late)
+    monkeypatch.setattr(webrtc, "_CLOSE_LIMIT_S", 0.05)
+    await asyncio.wait_for(viewer.close(), 5)
+    assert closed.viewers == [viewer]
+    assert num_sockets() > sockets
+    may_stop.set()
+    await client.connection.close()
+    assert await settles(lambda: num_sockets() == sockets)
+    assert await settles(lambda: asyncio.all_tasks() <= tasks)
+
+
 async def test_a_viewer_that_leaves_is_noticed(show: Show) -> None:
     client, viewer, closed = await watch(show)
     await client.frame()
     assert viewer.is_connected
     await client.connection.close()
-    await closed.wait(3)
+    await closed.wait(15)
     assert closed.viewers == [viewer]
     assert show.broadcast.num_viewers == 0
 
@@ -345,7 +372,7 @@ async def test_a_viewer_that_vanishes_is_noticed(
     client, viewer, closed = await watch(show)
     await client.frame()
     await client.vanish()
-    await closed.wait(5)
+    await closed.wait(15)
     assert closed.viewers == [viewer]
     assert await settles(lambda: own_threads() == [])
     await client.connection.close()
@@ -358,7 +385,7 @@ async def test_a_viewer_that_never_answers_is_given_up(show: Show) -> None:
     await client.connection.close()
     viewer = await Viewer.accept(offer, show.broadcast, [], on_closed=closed, connect_limit_s=0.3)
     assert viewer.rtp_timestamp(0) is None
-    await closed.wait(5)
+    await closed.wait(15)
     assert closed.viewers == [viewer]
     assert show.broadcast.num_viewers == 0
     assert await settles(lambda: own_threads() == [])
@@ -374,7 +401,7 @@ async def test_an_offer_without_candidates_connects(show: Show) -> None:
     await client.take(viewer.answer_sdp)
     await client.frame()
     await client.connection.close()
-    await closed.wait(3)
+    await closed.wait(15)
 
 
 async def test_a_changed_aiortc_costs_timestamps_and_nothing_else(

@@ -82,7 +82,7 @@ class Sfu(httpx.AsyncBaseTransport):
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         while not is_so():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -91,7 +91,7 @@ async def test_a_stream_is_published_and_the_session_is_ended(broadcast: Broadca
     sfu = Sfu(lambda count: None)
     publisher = Publisher(URL, broadcast, token="t0k", transport=sfu)
     publisher.begin()
-    assert await asyncio.wait_for(sfu.sizes.get(), 8) == (WIDTH, HEIGHT)
+    assert await asyncio.wait_for(sfu.sizes.get(), 30) == (WIDTH, HEIGHT)
     await until(lambda: publisher.state == "publishing")
     assert broadcast.codecs == ("H264",)
     await publisher.stop()
@@ -136,7 +136,7 @@ async def test_waiting_grows_to_a_limit_and_is_shown(broadcast: Broadcast) -> No
     sfu = Sfu(lambda count: httpx.Response(503))
     publisher = Publisher(URL, broadcast, transport=sfu, sleep=sleep, spread=lambda: 0.5)
     publisher.begin()
-    await asyncio.wait_for(enough.wait(), 8)
+    await asyncio.wait_for(enough.wait(), 30)
     assert slept == [1, 2, 4, 8, 16, LONGEST_WAIT_S, LONGEST_WAIT_S, LONGEST_WAIT_S]
     told = publisher.told()
     assert (told.state, told.attempts) == ("waiting", 8)
@@ -180,6 +180,41 @@ async def test_a_strange_answer_is_told_and_tried_again(
     assert publisher.detail
     await publisher.stop()
     assert broadcast.num_viewers == 0
+
+
+def nowhere(answer: str) -> str:
+    """The answer of somebody who cannot be reached."""
+    lines = answer.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("a=candidate"))
+
+
+def unwilling(answer: str) -> str:
+    """An answer that takes no video."""
+    return answer.replace("a=recvonly", "a=inactive")
+
+
+@pytest.mark.parametrize("change", [nowhere, unwilling])
+async def test_a_far_end_that_answers_and_takes_nothing_is_told_and_tried_again(
+    broadcast: Broadcast, monkeypatch: pytest.MonkeyPatch, change: Callable[[str], str]
+) -> None:
+    monkeypatch.setattr("streamer.delivery.whip.CONNECT_LIMIT_S", 0.3)
+
+    class Useless(Sfu):
+        async def _accept(self, request: httpx.Request) -> httpx.Response:
+            answer = await super()._accept(request)
+            await self.peers[-1].close()
+            return httpx.Response(201, text=change(answer.text), headers=answer.headers)
+
+    sfu = Useless(lambda count: None)
+    publisher = Publisher(URL, broadcast, transport=sfu)
+    publisher.begin()
+    await until(lambda: publisher.state == "waiting")
+    assert publisher.detail
+    assert publisher.told().retry_in_s is not None
+    assert [request.method for request in sfu.requests] == ["POST", "DELETE"], "nothing is left"
+    await publisher.stop()
+    await until(lambda: broadcast.num_viewers == 0)
+    await sfu.end()
 
 
 async def test_a_redirect_is_followed(broadcast: Broadcast) -> None:
