@@ -37,7 +37,8 @@ _SLOWER_STEP = 0.10  # largest change of the rate from one frame to the next, as
 _FASTER_STEP = 0.05
 _GAIN = 0.3  # rate correction per block of surplus; 1.0 oscillates
 _LATENESSES = 64  # newest blocks by which the cushion is sized ...
-_LEARNT = 8  # ... once there are so many; before, their deviation stands in
+_LEARNT = 8  # ... once there are so many; before, their deviation stands in.  As many blocks that
+# come first, while everything warms up and viewers join, are left out.
 _FIRST_DEVIATIONS = 2.5
 _LATE_TOLERANCE = 0.5  # of a frame: a loop that wakes later than this has lost the schedule
 
@@ -76,6 +77,7 @@ class PlayoutClock:
     _due: float | None = None
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=3))
     _late: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENESSES))
+    _num_first: int = 0
 
     def __post_init__(self) -> None:
         self.rate = self._goal = float(self.fps)
@@ -116,7 +118,10 @@ class PlayoutClock:
         else:
             # No cushion covers more than a block, so nothing is kept ready for it.
             late_s = max(0.0, made_s - self.made_s)
-            self._late.append(late_s if late_s <= num_frames / self.fps else 0.0)
+            if self._num_first < _LEARNT:
+                self._num_first += 1
+            else:
+                self._late.append(late_s if late_s <= num_frames / self.fps else 0.0)
             off = min(abs(made_s - self.made_s), self.made_s)
             share = 0.3 if off > self.deviation_s else 0.05
             self.deviation_s += share * (off - self.deviation_s)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from streamer.distill.blueprint import new_transformer
-from streamer.distill.draws import send
+from streamer.distill.draws import draw_noise, send
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.shards import LatentClips
 from streamer.distill.trainer import Update
@@ -33,12 +33,15 @@ class CanvasStageConfig:
     """What a step is made of.
 
     beginnings: first blocks per step.  caption_dropout: share of them that are told nothing.
-    lr: AdamW's.  More steps than about a pass and a half over 25,000 beginnings only learn them by
+    slot_dropout: share of single slots that are told nothing.  blur: how much noise texts get.
+    lr: AdamW's.  More than about nine passes over 38,000 beginnings only learn them by
     heart; the held-out loss tells.
     """
 
     beginnings: int = 384
     caption_dropout: float = 0.05
+    slot_dropout: float = 0.05
+    blur: float = 0.3
     lr: float = 1e-3
 
 
@@ -92,7 +95,10 @@ class CanvasStage:
         told, wanted = (
             send(part[rows].float(), self.device) for part in (self._text, self._patches)
         )
+        share = 2 * self.config.slot_dropout * torch.rand(count, 1, 1, generator=generator)
+        is_told = is_told & (torch.rand(count, told.shape[1], 1, generator=generator) >= share)
         text = torch.where(send(is_told, self.device), told, self._nothing.float())
+        text = text + self.config.blur * draw_noise(text.shape, generator, self.device)
         return self._canvas.loss(text, wanted), {}
 
     @torch.no_grad()

@@ -108,8 +108,9 @@ def transformer_parameters(section: TransformerSection) -> int:
     canvas = 0
     if grid and (hidden := section.text_canvas):
         picture = grid[0] * grid[1] * patch
-        canvas = whole_text * hidden + hidden * hidden + 2 * hidden
-        canvas += hidden * picture + picture + patch * width + width
+        canvas = whole_text * picture + picture
+        canvas += whole_text * hidden + hidden * hidden + 2 * hidden + hidden * picture + picture
+        canvas += patch * width + width
     return (
         section.num_layers * block
         + width * patch

@@ -34,7 +34,7 @@ class TransformerConfig:
     The published models have none and take pictures of any size.
     pooled_text: the whole text also joins the time in the modulation of every layer, which a small
     model learns to obey much sooner than cross-attention alone.  The published models have none.
-    text_canvas: hidden width of the TextCanvas, 0 for none; it needs a learned_grid.
+    text_canvas: hidden width of the TextCanvas's correction, 0 for no canvas; needs a learned_grid.
     Raises ValueError when the sizes do not fit each other.
     """
 

@@ -96,7 +96,7 @@ def _wanted(found: Recognised, entries: Mapping[str, Entry]) -> dict[str, tuple[
         return {name: entry.shape for name, entry in entries.items()}
     sizes = found.sizes
     grid, pooling = entries.get("grid_embedding"), entries.get("text_pooling.0.weight")
-    canvas = entries.get("text_canvas.picture.0.weight")
+    canvas = entries.get("text_canvas.picture.correction.0.weight")
     whole_text = pooling or canvas  # both read all slots of a text at once
     with torch.device("meta"):
         model = CausalWanTransformer(
