@@ -303,7 +303,7 @@ def test_a_lasting_slowdown_is_learnt_within_a_few_blocks() -> None:
 
 def test_one_hiccup_makes_nobody_wait_longer_but_two_are_prepared_for() -> None:
     clock = PlayoutClock(FPS)
-    for made_s in [0.5, 0.52] * 8:
+    for made_s in [0.5, 0.52] * 16:
         clock.note_block(made_s, BLOCK, BLOCK)
     usual_s = clock.cushion_s
     clock.note_block(0.9, BLOCK, BLOCK)
@@ -316,9 +316,16 @@ def test_one_hiccup_makes_nobody_wait_longer_but_two_are_prepared_for() -> None:
     assert clock.cushion_s == pytest.approx(usual_s, abs=0.01), "it is forgotten in time"
 
 
+def test_what_is_late_while_everything_begins_is_soon_forgotten() -> None:
+    clock = PlayoutClock(FPS)
+    for made_s in [0.5, 0.9, 1.0, 0.5, 0.9] + [0.5, 0.52] * 12:
+        clock.note_block(made_s, BLOCK, BLOCK)
+    assert clock.cushion_s < 2 / FPS
+
+
 def test_a_stall_longer_than_a_block_is_not_prepared_for() -> None:
     clock = PlayoutClock(FPS)
-    for made_s in [0.5, 0.52] * 8 + [3.0, 0.5, 3.0, 0.5]:
+    for made_s in [0.5, 0.52] * 16 + [3.0, 0.5, 3.0, 0.5]:
         clock.note_block(made_s, BLOCK, BLOCK)
     assert clock.cushion_s < 2 / FPS
 

@@ -4,7 +4,7 @@
 
 /**
  * @typedef {"prompt"|"pause"|"anew"|"seed"|"screenshot"|"clip"|"record"|"share"|"people"|
- *   "vocabulary"|"statistics"|"inset"|"fullscreen"|"menu"|"keys"} Action
+ *   "vocabulary"|"opening"|"statistics"|"inset"|"fullscreen"|"menu"|"keys"} Action
  *
  * @typedef {object} Key
  * @property {string} key         as `KeyboardEvent.key` names it
@@ -25,6 +25,7 @@ export const KEYS = [
   { key: "l", name: "l", action: "share", words: "share the link" },
   { key: "w", name: "w", action: "people", words: "who watches" },
   { key: "v", name: "v", action: "vocabulary", words: "what can I say?" },
+  { key: "o", name: "o", action: "opening", words: "begin with a picture or clip" },
   { key: "i", name: "i", action: "statistics", words: "statistics" },
   { key: "p", name: "p", action: "inset", words: "picture in picture" },
   { key: "f", name: "f", action: "fullscreen", words: "fullscreen" },

@@ -5,17 +5,12 @@
  *   state()  the present state (see state.js) with `phase`, a copy
  *   stats()  {phase, fpsShown, framesShown, lastRtpTimestamp, roundTripMs, latencyMs, codec, route,
  *             server}: what this page measured; server: the last `statistics` message or null
- *
- * Address parameters:
- *   clean=1               the video alone, for OBS
- *   prompt=TEXT           stands in the prompt line already
- *   video=webrtc|websocket   the video comes this way always (default: WebRTC where it gets through)
- *   upscale=on|off        enlarge with the GPU filter always or never (default: where there is a GPU)
  */
 
-import { scriptPath, socketOf, vocabulary } from "./api.js";
+import { bindButtons, bindKeys, watchIdle } from "./actions.js";
+import { socketOf, vocabulary } from "./api.js";
 import { ControlConnection } from "./connection.js";
-import { element, writeAttribute } from "./dom.js";
+import { element } from "./dom.js";
 import {
   forgetStream,
   rememberName,
@@ -23,18 +18,19 @@ import {
   rememberedName,
   rememberedStream,
 } from "./identity.js";
+import { Figures } from "./figures.js";
 import { Keepsakes } from "./keepsakes.js";
-import { actionOf } from "./keys.js";
-import { STEERABLE, isDirector, isPictureDue, phaseOf } from "./phase.js";
+import { isDirector, isPictureDue, phaseOf } from "./phase.js";
 import { Picture } from "./picture.js";
 import { Player } from "./player.js";
 import { PromptLine } from "./promptline.js";
 import * as protocol from "./protocol.js";
 import { closePanels, toggleFullscreen, toggleInset } from "./screen.js";
 import { initialState, reduce } from "./state.js";
-import { noStatistics, withMeasured } from "./statistics.js";
 import { Steering } from "./steering.js";
 import { FilesView } from "./view-files.js";
+import { MenuView } from "./view-menu.js";
+import { OpeningView } from "./view-opening.js";
 import { PeopleView } from "./view-people.js";
 import { RibbonView } from "./view-ribbon.js";
 import { ShareView } from "./view-share.js";
@@ -42,24 +38,36 @@ import { StatisticsView } from "./view-statistics.js";
 import { renderKeys, renderVocabulary } from "./view-words.js";
 import { View } from "./view.js";
 import { readVocabulary } from "./vocabulary.js";
+import { readWishes } from "./wishes.js";
 import { factsWords } from "./words.js";
 
 const RENDER_EVERY_MS = 250;
 const IDLE_AFTER_MS = 4000;
 const NOTICE_MS = { progress: 20_000, done: 6000, problem: 9000 };
-const STATISTICS_KEY = "streamer.statistics";
 
-const address = new URLSearchParams(location.search);
-const isClean = address.get("clean") === "1";
+const wishes = readWishes(location.search);
+const { isClean } = wishes;
 
 const view = new View();
 const { parts } = view;
-const picture = new Picture(parts.picture, parts, oneOf(address.get("upscale"), "on", "off") ?? "auto");
+const picture = new Picture(parts.picture, parts, wishes.upscaling);
 const files = new FilesView();
 const share = new ShareView();
 /** @type {import("./promptline.js").Page} */
 const page = { state: () => state, dispatch, send: (message) => control.send(message) };
-const line = new PromptLine(parts, page);
+const opening = new OpeningView(page.state, {
+  onTaken() {
+    closePanels();
+    line.focus();
+  },
+  onBegun: beginWith,
+  onRefused(fault) {
+    closePanels();
+    complain(fault);
+  },
+  onChanged: render,
+});
+const line = new PromptLine(parts, page, opening);
 const steering = new Steering(page, connectVideo);
 const ribbon = new RibbonView((text) => line.fill(text));
 const statisticsView = new StatisticsView();
@@ -70,25 +78,19 @@ const people = new PeopleView(rememberedName(), {
   onDismissed: (id) => control.send(protocol.dismiss(id)),
   onNamed: rename,
 });
-const buttons = {
-  anew: element("anew", HTMLButtonElement),
-  newSeed: element("new-seed", HTMLButtonElement),
-  seedForm: element("seed-form", HTMLFormElement),
-  seed: element("seed", HTMLInputElement),
-  inset: element("inset", HTMLButtonElement),
-  end: element("end", HTMLButtonElement),
-  script: element("script", HTMLAnchorElement),
-};
+const menu = new MenuView(parts.video, {
+  onSeed: (seed) => steering.reseed(seed, `seed ${seed}`),
+  onEnd() {
+    closePanels();
+    steering.end();
+  },
+});
 
 let state = initialState();
 let identity = rememberedStream();
-let measured = noStatistics();
-let latencyMs = /** @type {number|null} */ (null);
-let jitterBufferMs = /** @type {number|null} */ (null);
-let isStatisticsWanted = localStorage.getItem(STATISTICS_KEY) === "on";
 let noticeTimer = 0;
-let idleTimer = 0;
 
+const figures = new Figures();
 const keepsakes = new Keepsakes(() => identity, dispatch);
 
 /** @param {import("./state.js").Event} event */
@@ -98,8 +100,9 @@ function dispatch(event) {
   if (state === before) return;
   if (state.notice !== before.notice) renewNoticeTimer();
   if (state.measured !== before.measured && state.measured !== null) {
-    latencyMs = state.measured.latencyMs;
-    control.send(protocol.shown(state.measured.promptId, latencyMs, jitterBufferMs));
+    const { promptId, latencyMs } = state.measured;
+    figures.noteLatency(latencyMs);
+    control.send(protocol.shown(promptId, latencyMs, figures.jitterBufferMs));
   }
   if (before.stream !== null && state.stream === null) leaveStream();
   render();
@@ -108,22 +111,16 @@ function dispatch(event) {
 function render() {
   const nowMs = performance.now();
   const { stream } = state;
-  view.render(state, nowMs);
+  opening.render(state);
+  view.render(state, nowMs, opening.isThere);
   ribbon.render(state, nowMs);
   people.render(state);
   files.render(state, keepsakes.recordedS(nowMs));
   share.render(identity);
   const plays = state.hasPicture && stream !== null && stream.state !== "ended";
   const facts = factsWords(state, player.route);
-  statisticsView.render(isStatisticsWanted, measured, plays ? stream.fps : null, facts);
-  buttons.anew.disabled = buttons.newSeed.disabled = !steering.isAble;
-  const { activeElement } = document;
-  if (stream !== null && activeElement !== buttons.seed) buttons.seed.value = String(stream.seed);
-  buttons.end.disabled = stream === null || !STEERABLE.has(phaseOf(state));
-  const endLabel = isDirector(state) ? "End the stream" : "Leave the stream";
-  if (buttons.end.textContent !== endLabel) buttons.end.textContent = endLabel;
-  buttons.inset.hidden = !document.pictureInPictureEnabled;
-  if (stream !== null) writeAttribute(buttons.script, "href", scriptPath(stream.id));
+  statisticsView.render(figures.areWanted, figures.kept, plays ? stream.fps : null, facts);
+  menu.render(state, steering.isAble);
 }
 
 function renewNoticeTimer() {
@@ -136,6 +133,11 @@ function renewNoticeTimer() {
 /** @param {import("./state.js").Notice|null} notice */
 function say(notice) {
   dispatch({ type: "noticed", notice });
+}
+
+/** @param {string} text */
+function complain(text) {
+  say({ tone: "problem", text });
 }
 
 // ---- the server ----------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ const control = new ControlConnection(socketOf("ws"), {
   },
 });
 
-const player = new Player(parts.video, oneOf(address.get("video"), "webrtc", "websocket"), {
+const player = new Player(parts.video, wishes.route, {
   onOffer: (sdp) => control.send(protocol.offer(sdp)),
   onPainted(frame) {
     picture.painted(frame.nowMs);
@@ -187,14 +189,14 @@ function take(message) {
       }
       break;
     case "stream":
-      if (message.id !== identity.stream) measured = noStatistics();
+      if (message.id !== identity.stream) figures.forget();
       identity = { stream: message.id, token: message.token };
       rememberStream(message.id, message.token);
       if (message.state !== "ended") connectVideo();
       void keepsakes.learn();
       break;
     case "statistics":
-      void measure(message);
+      void figures.note(message, player, control.roundTripMs).then(render);
       break;
     case "recording":
       keepsakes.follow(message);
@@ -233,15 +235,6 @@ function takeError(error) {
   }
 }
 
-/** @param {import("./protocol.js").Statistics} there */
-async function measure(there) {
-  jitterBufferMs = await player.jitterBufferMs();
-  const { fpsShown } = player;
-  measured = withMeasured(measured, there, { fpsShown, roundTripMs: control.roundTripMs, latencyMs });
-  latencyMs = null;
-  render();
-}
-
 function connectVideo() {
   if (!Player.isSupported) {
     const message = "this browser plays neither WebRTC nor MediaSource";
@@ -268,6 +261,20 @@ function leaveStream() {
   closePanels();
 }
 
+/**
+ * Go with a stream that was made over HTTP, whatever was watched before.
+ *
+ * @param {import("./protocol.js").StreamInfo} made
+ * @param {number} sentMs   when it was asked for
+ */
+function beginWith({ id, token, prompt }, sentMs) {
+  dispatch({ type: "left" });
+  identity = { stream: id, token };
+  rememberStream(id, token);
+  dispatch({ type: "prompted", prompt, nowMs: sentMs });
+  control.open();
+}
+
 // ---- what the viewer does ------------------------------------------------------------------------
 
 /** Others know us by another name from the next greeting on. @param {string} name */
@@ -276,26 +283,13 @@ function rename(name) {
   control.open();
 }
 
-function toggleStatistics() {
-  isStatisticsWanted = !isStatisticsWanted;
-  localStorage.setItem(STATISTICS_KEY, isStatisticsWanted ? "on" : "off");
-  render();
-}
-
-buttons.seedForm.addEventListener("submit", (event) => {
-  event.preventDefault();
-  steering.reseed(Number(buttons.seed.value), `seed ${buttons.seed.value}`);
-});
 parts.action.addEventListener("click", () => {
   const action = parts.action.dataset.action;
   if (action === "reconnect") control.retryNow();
   if (action === "reload") location.reload();
   if (action === "leave" || action === "unqueue") steering.leave();
   if (action === "retry") steering.retry();
-});
-buttons.end.addEventListener("click", () => {
-  closePanels();
-  steering.end();
+  if (action === "inset") ACTIONS.inset();
 });
 // A browser that holds back even muted video plays it after a touch.
 parts.app.addEventListener("click", () => {
@@ -308,7 +302,7 @@ const toggler = (id) => () => {
   if (state.stream !== null || id === "keys" || id === "words") panel.togglePopover();
 };
 
-/** @type {Record<import("./keys.js").Action, () => void>} */
+/** @type {import("./actions.js").Actions} */
 const ACTIONS = {
   prompt: () => line.focus(),
   pause: () => steering.togglePause(),
@@ -320,61 +314,24 @@ const ACTIONS = {
   share: toggler("share"),
   people: toggler("people"),
   vocabulary: () => element("sections", HTMLElement).childElementCount > 0 && toggler("words")(),
-  statistics: toggleStatistics,
-  inset: () => toggleInset(parts.video, (text) => say({ tone: "problem", text })),
+  statistics() {
+    figures.toggle();
+    render();
+  },
+  opening: () => opening.choose(),
+  inset() {
+    closePanels();
+    toggleInset(parts.video, complain);
+  },
   fullscreen: () => toggleFullscreen(parts.app),
   menu: toggler("menu"),
   keys: toggler("keys"),
 };
 
-for (const [id, action] of /** @type {[string, import("./keys.js").Action][]} */ ([
-  ["pause", "pause"],
-  ["screenshot", "screenshot"],
-  ["menu-screenshot", "screenshot"],
-  ["record", "record"],
-  ["statistics-toggle", "statistics"],
-  ["fullscreen", "fullscreen"],
-  ["anew", "anew"],
-  ["new-seed", "seed"],
-  ["clip", "clip"],
-  ["inset", "inset"],
-])) {
-  element(id, HTMLButtonElement).addEventListener("click", ACTIONS[action]);
-}
-
-document.addEventListener("keydown", (event) => {
-  if (isClean || !(event.target instanceof Element)) return;
-  const isField = event.target.closest("input:not([type=checkbox]), select") !== null;
-  const isButton = event.target.closest("button, a, input") !== null;
-  const action = actionOf(event, isField ? "field" : isButton ? "button" : "page");
-  if (action === null) return;
-  event.preventDefault();
-  ACTIONS[action]();
-});
-
-function wake() {
-  parts.app.toggleAttribute("data-idle", false);
-  window.clearTimeout(idleTimer);
-  idleTimer = window.setTimeout(() => {
-    const isBusy = parts.prompt.value !== "" || document.querySelector(":popover-open") !== null;
-    parts.app.toggleAttribute("data-idle", state.hasPicture && !isBusy);
-  }, IDLE_AFTER_MS);
-}
-for (const name of ["pointermove", "pointerdown", "keydown", "focusin"]) {
-  document.addEventListener(name, wake, { passive: true });
-}
+bindButtons(ACTIONS);
+if (!isClean) bindKeys(ACTIONS);
 
 // ---- the life of the page ------------------------------------------------------------------------
-
-/**
- * @template {string} T
- * @param {string|null} value
- * @param {...T} allowed
- * @returns {T|null}
- */
-function oneOf(value, ...allowed) {
-  return allowed.find((each) => each === value) ?? null;
-}
 
 async function learnVocabulary() {
   try {
@@ -417,10 +374,17 @@ Object.assign(window, {
 
 window.setInterval(render, RENDER_EVERY_MS);
 parts.app.toggleAttribute("data-clean", isClean);
-parts.prompt.value = address.get("prompt") ?? "";
+parts.prompt.value = wishes.prompt;
 renderKeys();
 render();
-wake();
+watchIdle(
+  parts.app,
+  () => {
+    const isPanelOpen = document.querySelector(":popover-open") !== null;
+    return state.hasPicture && parts.prompt.value === "" && !opening.isThere && !isPanelOpen;
+  },
+  IDLE_AFTER_MS,
+);
 control.open();
 if (!isClean) {
   void learnVocabulary();

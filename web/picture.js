@@ -82,12 +82,13 @@ export class Picture {
     const isClose = excess < FILL_WITHIN && excess > 1 / FILL_WITHIN;
     this.#root.dataset.fit = isClose ? "fill" : excess < 1 ? "tall" : "wide";
     this.#screen.style.setProperty("--shape", String(shape));
-    if (!isClose) draw(this.#ambient, this.#video);
+    // A video that has ended gives black; what is seen then is the still.
+    if (!isClose) draw(this.#ambient, this.#isCurrent ? this.#video : this.#still);
     if (this.#isCurrent) this.#upscaler?.draw(this.#video);
   }
 }
 
-/** @param {HTMLCanvasElement} canvas @param {HTMLVideoElement} video */
-function draw(canvas, video) {
-  canvas.getContext("2d")?.drawImage(video, 0, 0, canvas.width, canvas.height);
+/** @param {HTMLCanvasElement} canvas @param {HTMLVideoElement|HTMLCanvasElement} source */
+function draw(canvas, source) {
+  canvas.getContext("2d")?.drawImage(source, 0, 0, canvas.width, canvas.height);
 }

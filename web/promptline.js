@@ -21,16 +21,20 @@ const HISTORY_KEY = "streamer.prompts";
 export class PromptLine {
   #parts;
   #page;
+  #opening;
   #sent = new PromptHistory(JSON.parse(sessionStorage.getItem(HISTORY_KEY) ?? "[]"));
 
   /**
    * @param {{form: HTMLFormElement, prompt: HTMLInputElement, transition: HTMLSelectElement,
    *   send: HTMLButtonElement, examples: HTMLElement}} parts
    * @param {Page} page
+   * @param {{isThere: boolean, begin: (prompt: string) => Promise<boolean>}} opening
+   *   the file that the next prompt begins a stream with, if there is one
    */
-  constructor(parts, page) {
+  constructor(parts, page, opening) {
     this.#parts = parts;
     this.#page = page;
+    this.#opening = opening;
     parts.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#submit(parts.prompt.value);
@@ -79,10 +83,20 @@ export class PromptLine {
   #submit(text) {
     const wish = text.trim();
     const { form, send } = this.#parts;
-    if (wish === "" || form.hidden || send.disabled) return;
+    if (form.hidden || send.disabled) return;
+    if (this.#opening.isThere) {
+      void this.#opening.begin(wish).then((hasBegun) => hasBegun && this.#keep(wish));
+      return;
+    }
+    if (wish === "") return;
     const state = this.#page.state();
     if (isDirector(state)) this.#play(wish, state.stream === null);
     else if (!maySuggest(state) || !this.#suggest(wish)) return;
+    this.#keep(wish);
+  }
+
+  /** It was sent: remember it, and make room for the next. @param {string} wish */
+  #keep(wish) {
     this.#sent.add(wish);
     sessionStorage.setItem(HISTORY_KEY, JSON.stringify(this.#sent.sent));
     this.#parts.prompt.value = "";

@@ -31,9 +31,10 @@ export const PROTOCOL_VERSION = 1;
  *   OpenSuggestions|Suggest|Pick|Dismiss} ClientMessage
  *
  * @typedef {{urls: string, username: string|null, credential: string|null}} IceServer
+ * @typedef {{bytes: number, width: number, height: number}} Opening
  * @typedef {{type: "welcome", version: number, server: string, model: string, title: string,
  *   examples: string[], transitions: string[], prompt_limit: number, loading: number,
- *   ice_servers: IceServer[]}} Welcome
+ *   ice_servers: IceServer[], opening: Opening|null}} Welcome
  * @typedef {{type: "loading", progress: number, stage: string}} Loading
  * @typedef {{type: "queued", position: number, length: number}} Queued
  * @typedef {{type: "stream", id: string, token: string|null, model: string, seed: number,
@@ -43,6 +44,7 @@ export const PROTOCOL_VERSION = 1;
  *   }} PromptAccepted
  * @typedef {{type: "prompt_applied", prompt_id: string, text: string, block: number,
  *   frame: number, rtp_timestamp: number|null, pts: number}} PromptApplied
+ * @typedef {{type: "seed_applied", seed: number, block: number, frame: number}} SeedApplied
  * @typedef {{type: "status", state: StreamState, detail: string}} Status
  * @typedef {{type: "statistics", fps_generated: number, fps_played: number, playback_rate: number,
  *   queued_s: number, lead_s: number, block_ms: number, block: number, viewers: number,
@@ -62,8 +64,8 @@ export const PROTOCOL_VERSION = 1;
  *   detail: string, seconds: number, url: string}} Recording
  * @typedef {{type: "pong", id: number}} Pong
  * @typedef {{type: "error", code: string, message: string, about: string|null}} ServerError
- * @typedef {Welcome|Loading|Queued|StreamInfo|Answer|PromptAccepted|PromptApplied|Status|Statistics|
- *   PromptHistory|Audience|Suggestions|Direction|Recording|Pong|ServerError} ServerMessage
+ * @typedef {Welcome|Loading|Queued|StreamInfo|Answer|PromptAccepted|PromptApplied|SeedApplied|
+ *   Status|Statistics|PromptHistory|Audience|Suggestions|Direction|Recording|Pong|ServerError} ServerMessage
  * @typedef {"starting"|"playing"|"paused"|"restoring"|"parked"|"ended"} StreamState
  */
 
@@ -188,6 +190,7 @@ const SERVER_FIELDS = {
     ice_servers: listOf(
       record({ urls: text, username: orNull(text), credential: orNull(text) }),
     ),
+    opening: orNull(record({ bytes: number, width: number, height: number })),
   },
   loading: { progress: number, stage: text },
   queued: { position: number, length: number },
@@ -212,6 +215,7 @@ const SERVER_FIELDS = {
     rtp_timestamp: orNull(number),
     pts: number,
   },
+  seed_applied: { seed: number, block: number, frame: number },
   status: { state, detail: text },
   statistics: {
     fps_generated: number,

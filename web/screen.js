@@ -11,16 +11,28 @@ export function toggleFullscreen(app) {
 }
 
 /**
+ * Why there is no window of its own for the picture, in a few words; empty when there is one.
+ *
+ * @param {HTMLVideoElement} video
+ */
+export function insetFault(video) {
+  if (!("requestPictureInPicture" in HTMLVideoElement.prototype)) return "not in this browser";
+  if (!document.pictureInPictureEnabled) return "this browser forbids it here";
+  return video.readyState === HTMLMediaElement.HAVE_NOTHING ? "no picture yet" : "";
+}
+
+/**
  * @param {HTMLVideoElement} video
  * @param {(reason: string) => void} onRefused
  */
 export function toggleInset(video, onRefused) {
-  if (!document.pictureInPictureEnabled || video.readyState === 0) return;
+  const fault = insetFault(video);
+  if (fault !== "") return onRefused(`Picture in picture: ${fault}.`);
   const change =
     document.pictureInPictureElement === null
       ? video.requestPictureInPicture()
       : document.exitPictureInPicture();
-  change.catch((error) => onRefused(`no picture in picture: ${error.message}`));
+  change.catch((error) => onRefused(`Picture in picture was refused: ${error.message}`));
 }
 
 /** Close every panel that is open over the picture. */

@@ -215,6 +215,8 @@ function receive(state, message, nowMs) {
       return accepted(state, message, nowMs);
     case "prompt_applied":
       return applying(state, message, nowMs);
+    case "seed_applied":
+      return reseeded(state, message.seed);
     case "status":
       return told(state, message, nowMs);
     case "statistics":
@@ -317,6 +319,19 @@ function attached(state, message) {
     applied: null,
     notice: state.pending === pending ? state.notice : null,
   };
+}
+
+/**
+ * The picture began anew.  The director knows already, and was told so.
+ *
+ * @param {State} state
+ * @param {number} seed
+ * @returns {State}
+ */
+function reseeded(state, seed) {
+  if (state.stream === null || state.stream.seed === seed) return state;
+  const stream = { ...state.stream, seed };
+  return { ...state, stream, notice: { tone: "done", text: `new seed ${seed}` } };
 }
 
 /**

@@ -5,8 +5,8 @@
 import { element, keyed, make, write, writeAttribute } from "./dom.js";
 import { clockWords, layout } from "./ribbon.js";
 
-/** Pieces narrower than this carry no words. */
-const WORDS_FROM = 0.06;
+/** Pieces narrower than this carry no words, in pixels: the time and some letters must fit. */
+const WORDS_FROM_PX = 88;
 
 /** Owner: the page. */
 export class RibbonView {
@@ -38,6 +38,7 @@ export class RibbonView {
     const pieces = segments.map((segment) => ({ key: segment.id, ...segment }));
     pieces.push({ key: "now" });
     if (next !== null) pieces.push({ key: "coming" });
+    const widthPx = this.#root.clientWidth;
     keyed(
       this.#root,
       pieces,
@@ -48,7 +49,7 @@ export class RibbonView {
       },
       (child, { key, ...segment }) => {
         if (key === "now" || key === "coming") return;
-        renderPiece(child, /** @type {import("./ribbon.js").Segment} */ (segment));
+        renderPiece(child, /** @type {import("./ribbon.js").Segment} */ (segment), widthPx);
       },
     );
     this.#now.style.left = percent(now);
@@ -69,13 +70,17 @@ export class RibbonView {
   }
 }
 
-/** @param {HTMLElement} piece @param {import("./ribbon.js").Segment} segment */
-function renderPiece(piece, { text, from, to, startS, isCurrent, isCutOff }) {
+/**
+ * @param {HTMLElement} piece
+ * @param {import("./ribbon.js").Segment} segment
+ * @param {number} widthPx   of the ribbon
+ */
+function renderPiece(piece, { text, from, to, startS, isCurrent, isCutOff }, widthPx) {
   piece.style.left = percent(from);
   piece.style.width = percent(Math.max(0, to - from));
   piece.toggleAttribute("data-current", isCurrent);
   piece.toggleAttribute("data-cut-off", isCutOff);
-  piece.toggleAttribute("data-wordless", to - from < WORDS_FROM);
+  piece.toggleAttribute("data-wordless", (to - from) * widthPx < WORDS_FROM_PX);
   const [button] = piece.children;
   const [time, words] = button.children;
   write(time, clockWords(startS));

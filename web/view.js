@@ -61,17 +61,21 @@ export class View {
   /**
    * @param {import("./state.js").State} state
    * @param {number} nowMs
+   * @param {boolean} isOpening   the next prompt begins a stream with the visitor's file
    */
-  render(state, nowMs) {
+  render(state, nowMs, isOpening) {
     const phase = phaseOf(state);
     const { app } = this.parts;
     if (app.dataset.phase !== phase) app.dataset.phase = phase;
     app.toggleAttribute("data-picture", state.hasPicture);
     app.dataset.role = isDirector(state) ? "director" : "viewer";
     if (state.server !== null && state.server !== this.#greeted) this.#greet(state.server);
-    this.#renderHero(state, phase, nowMs);
+    // The browser leaves a black place with a text of its own; the page says it better.
+    const isOut = document.pictureInPictureElement === this.parts.video;
+    app.toggleAttribute("data-inset", isOut);
+    this.#renderHero(wordsFor(state, nowMs, isOut), state, phase, nowMs);
     this.#renderControls(state, phase);
-    this.#renderPrompt(state, phase);
+    this.#renderPrompt(state, phase, isOpening);
     document.title = state.caption === "" ? "streamer" : `${state.caption} - streamer`;
   }
 
@@ -100,14 +104,14 @@ export class View {
   }
 
   /**
+   * @param {import("./words.js").Words} words
    * @param {import("./state.js").State} state
    * @param {import("./phase.js").Phase} phase
    * @param {number} nowMs
    */
-  #renderHero(state, phase, nowMs) {
+  #renderHero(words, state, phase, nowMs) {
     const { badge, hint, hero, title, sentence, code, action } = this.parts;
     const { loading, progress, stage, timeLeft } = this.parts;
-    const words = wordsFor(state, nowMs);
     write(badge, words.badge);
     write(hint, words.hint);
     hero.hidden = words.title === "";
@@ -145,33 +149,43 @@ export class View {
   /**
    * @param {import("./state.js").State} state
    * @param {import("./phase.js").Phase} phase
+   * @param {boolean} isOpening
    */
-  #renderPrompt(state, phase) {
+  #renderPrompt(state, phase, isOpening) {
     const { caption, notice, examples, form, watching } = this.parts;
     const { prompt, promptLabel, transition, send } = this.parts;
     const [mayLead, isSuggesting] = [isDirector(state), maySuggest(state)];
-    const isOver = phase === "ended" || phase === "failed";
+    const isOver = (phase === "ended" && !isOpening) || phase === "failed";
+    const mayType = mayLead || isSuggesting || isOpening;
     write(caption, state.caption);
     if (notice.dataset.tone !== state.notice?.tone && state.notice !== null) {
       notice.dataset.tone = state.notice.tone;
     }
     write(notice, state.notice?.text ?? "");
-    form.hidden = isOver || phase === "queued" || !(mayLead || isSuggesting);
+    form.hidden = isOver || phase === "queued" || !mayType;
     examples.hidden = form.hidden;
-    const watchingText = isOver ? "" : watchingWords(state);
+    const watchingText = isOver || isOpening ? "" : watchingWords(state);
     watching.hidden = watchingText === "";
     write(watching, watchingText);
-    transition.hidden = state.stream === null || !mayLead;
-    const invitation = invitationOf(state, isSuggesting);
+    transition.hidden = state.stream === null || !mayLead || isOpening;
+    const [label, invitation, sends] = lineWords(state, isSuggesting, isOpening);
     if (prompt.placeholder !== invitation) prompt.placeholder = invitation;
-    write(promptLabel, isSuggesting ? "Suggestion" : "Prompt");
-    send.ariaLabel = isSuggesting ? "Suggest it to the director" : "Send the prompt";
-    send.disabled = SILENT.has(phase);
+    write(promptLabel, label);
+    send.ariaLabel = sends;
+    send.disabled = SILENT.has(phase) && !(isOpening && phase === "ended");
   }
 }
 
-/** @param {import("./state.js").State} state @param {boolean} isSuggesting */
-function invitationOf(state, isSuggesting) {
-  if (isSuggesting) return "Suggest what comes next";
-  return state.stream === null ? "Describe a scene" : "What comes next?";
+/**
+ * What the prompt line is called, what it invites to, and what its button does.
+ *
+ * @param {import("./state.js").State} state
+ * @param {boolean} isSuggesting
+ * @param {boolean} isOpening
+ */
+function lineWords(state, isSuggesting, isOpening) {
+  if (isOpening) return ["Prompt", "What happens in it?", "Begin a stream with the file"];
+  if (isSuggesting) return ["Suggestion", "Suggest what comes next", "Suggest it to the director"];
+  const invitation = state.stream === null ? "Describe a scene" : "What comes next?";
+  return ["Prompt", invitation, "Send the prompt"];
 }

@@ -13,7 +13,7 @@ import { isDirector, maySuggest, phaseOf } from "./phase.js";
  * @property {string} code        stable code of a failure, else empty
  * @property {string} badge       the state in a few words, over the picture
  * @property {string} hint        beside the badge: why it is so
- * @property {"reconnect"|"retry"|"leave"|"unqueue"|"reload"|null} action   the way out, as a button
+ * @property {"reconnect"|"retry"|"leave"|"unqueue"|"reload"|"inset"|null} action   the way out, as a button
  * @property {string} actionLabel
  */
 
@@ -43,11 +43,44 @@ const STREAM_FAILURES = new Set([
 ]);
 
 /**
+ * What is given up so that pictures come in time.
+ *
+ * @type {Record<import("./protocol.js").Statistics["measure"], string>}
+ */
+const MEASURES = {
+  none: "",
+  lead: "less video waits",
+  decoder: "with the small decoder",
+  steps: "with fewer steps",
+  rate: "slower than real time",
+};
+
+/** Measures that can be seen in the picture. */
+const SEEN_IN_PICTURE = new Set(["decoder", "steps"]);
+
+/**
+ * @param {State} state
+ * @param {number} nowMs
+ * @param {boolean} isOut   the picture is in a window of its own
+ * @returns {Words}
+ */
+export function wordsFor(state, nowMs, isOut = false) {
+  const said = wordsOf(state, nowMs);
+  if (!isOut || said.title !== "") return said;
+  return {
+    ...said,
+    title: "The picture is in a window of its own.",
+    action: "inset",
+    actionLabel: "Bring it back",
+  };
+}
+
+/**
  * @param {State} state
  * @param {number} nowMs
  * @returns {Words}
  */
-export function wordsFor(state, nowMs) {
+function wordsOf(state, nowMs) {
   const detail = state.stream?.detail ?? "";
   switch (phaseOf(state)) {
     case "connecting":
@@ -70,8 +103,11 @@ export function wordsFor(state, nowMs) {
       };
     case "starting":
       return words(state.caption, "Warming up: the first picture is being made.", "warming up");
-    case "playing":
-      return words("", "", isDirector(state) ? "playing" : "watching");
+    case "playing": {
+      const measure = state.statistics?.measure ?? "none";
+      const hint = SEEN_IN_PICTURE.has(measure) ? MEASURES[measure] : "";
+      return { ...words("", "", isDirector(state) ? "playing" : "watching"), hint };
+    }
     case "slow": {
       const rate = state.statistics?.playback_rate ?? 1;
       const hint = state.statistics?.measure_reason ?? "";
@@ -86,7 +122,6 @@ export function wordsFor(state, nowMs) {
     case "busy":
       return {
         ...words("All places are taken.", sentence(state.failure?.message ?? ""), "busy"),
-        code: "busy",
         action: "retry",
         actionLabel: "Try again",
       };
@@ -188,14 +223,15 @@ export function factsWords(state, route) {
   if (there === null || state.stream === null) return [];
   const { width, height, fps, seed } = state.stream;
   const codec = route === "websocket" ? "H.264 over WebSocket" : `${state.codec ?? "video"} over WebRTC`;
-  const measure = there.measure === "none" ? "" : `${there.measure}: ${there.measure_reason}`;
+  const measure =
+    there.measure === "none" ? "" : `${MEASURES[there.measure]}: ${there.measure_reason}`;
   return [
     `${width}x${height} at ${fps} fps`,
     codec,
     `seed ${seed}`,
     `block ${there.block}`,
     `${there.dropped} dropped`,
-    `${there.key_frames} key frames`,
+    `${there.key_frames} key ${there.key_frames === 1 ? "frame" : "frames"}`,
     measure,
   ].filter(Boolean);
 }

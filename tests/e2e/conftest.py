@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ARTEFACTS = ROOT / "artefacts"
 WIDE = (1280, 800)
 NARROW = (390, 844)
-STARTED_WITHIN_S = 45.0
+STARTED_WITHIN_S = 90.0
+PATIENCE_S = 30.0
+"""For what is not promised to be fast: a busy machine must not fail a test that waits for it."""
 
 # Loop-back only: no DNS, no mDNS names instead of addresses, nothing fetched in the background.
 FLAGS = [
@@ -45,6 +48,24 @@ LOOK = """() => {
   const context = canvas.getContext("2d", {willReadFrequently: true});
   context.drawImage(document.getElementById("video"), 0, 0, 32, 20);
   return [...context.getImageData(0, 0, 32, 20).data];
+}"""
+
+# Each phase the page shows goes through this attribute, also those shorter than a look at it.
+NOTE_PHASES = """() => {
+  const app = document.getElementById("app");
+  window.phases = [app.dataset.phase];
+  new MutationObserver((changes) => {
+    const then = changes.slice(1).map((change) => change.oldValue);
+    window.phases.push(...then, app.dataset.phase);
+  }).observe(app, {attributeFilter: ["data-phase"], attributeOldValue: true});
+}"""
+
+IN_SHORT = """() => {
+  const {phase, framesShown, fpsShown, route, server} = streamer.stats();
+  const {connection, stream, notice, failure} = streamer.state();
+  return `phase ${phase}, connection ${connection}, stream ${stream?.id} ${stream?.state}, ` +
+    `${framesShown} frames by ${route} at ${fpsShown?.toFixed?.(1)}/s, block ${server?.block}, ` +
+    `notice ${JSON.stringify(notice?.text)}, failure ${JSON.stringify(failure?.message)}`;
 }"""
 
 
@@ -116,6 +137,11 @@ class Server:
         pytest.fail(f"the server did not start:\n{self._log.read_text()}")
 
 
+def difference(a: list[int], b: list[int]) -> float:
+    """The mean difference of two looks, of 255."""
+    return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / len(a)
+
+
 @dataclass
 class Visitor:
     """Somebody in front of the page."""
@@ -137,7 +163,7 @@ class Visitor:
     def ask(self, script: str) -> Any:
         return self.page.evaluate(script)
 
-    def until(self, script: str, within_s: float = 10.0) -> Any:
+    def until(self, script: str, within_s: float = PATIENCE_S) -> Any:
         """Wait until the script gives something true.  (In-page polling would need eval.)"""
         until_s = time.monotonic() + within_s
         while True:
@@ -145,21 +171,34 @@ class Visitor:
             if value:
                 return value
             if time.monotonic() > until_s:
-                pytest.fail(
-                    f"not within {within_s:g} s: {script}\n"
-                    f"{self.ask('JSON.stringify([streamer.stats(), streamer.state()])')}\n"
-                    + "\n".join(self.problems)
-                )
+                # The whole is long: the last lines of a run show the message alone.
+                print(self.ask("JSON.stringify([streamer.stats(), streamer.state()], null, 1)"))
+                pytest.fail(f"not within {within_s:g} s: {script}; {self._in_short()}")
             self.page.wait_for_timeout(30)
 
-    def until_phase(self, *phases: str, within_s: float = 10.0) -> None:
+    def until_phase(self, *phases: str, within_s: float = PATIENCE_S) -> None:
         self.until(f"{list(phases)}.includes(streamer.stats().phase)", within_s)
 
-    def until_playing(self, within_s: float = 10.0) -> None:
+    def note_phases(self) -> None:
+        """From now on the page remembers every phase it shows, however short: for `until_noted`."""
+        self.ask(NOTE_PHASES)
+
+    def until_noted(self, *phases: str, within_s: float = PATIENCE_S) -> None:
+        """Until these phases, in this order, were shown since `note_phases`."""
+        text = json.dumps(phases)
+        self.until(
+            f"{text}.every((at => each => (at = phases.indexOf(each, at) + 1) > 0)(0))", within_s
+        )
+
+    def _in_short(self) -> str:
+        """What is shown, in one line."""
+        return str(self.ask(IN_SHORT)) + f"; problems: {self.problems}"
+
+    def until_playing(self, within_s: float = PATIENCE_S) -> None:
         """Until ten more frames than now were painted, and it says that it plays."""
         frames = self.ask("streamer.stats().framesShown")
         self.until(f"streamer.stats().framesShown >= {frames + 10}", within_s)
-        self.until_phase("playing", "slow")
+        self.until_phase("playing", "slow", within_s=within_s)
 
     def text(self, selector: str) -> str:
         return str(self.page.locator(selector).inner_text())
@@ -169,6 +208,25 @@ class Visitor:
 
     def look(self) -> list[int]:
         return list(self.ask(LOOK))
+
+    def until_unlike(self, before: list[int], by: float) -> None:
+        """Until the picture differs from an earlier look by that much in the mean, of 255."""
+        until_s = time.monotonic() + PATIENCE_S
+        while (found := difference(before, self.look())) <= by:
+            if time.monotonic() > until_s:
+                pytest.fail(f"the picture differs by {found:.1f}, not {by:g}; {self._in_short()}")
+            self.page.wait_for_timeout(30)
+
+    def until_still(self, by: float = 0.5, for_ms: int = 700) -> None:
+        """Until two looks that far apart are alike: what was on its way has arrived."""
+        until_s = time.monotonic() + PATIENCE_S
+        while True:
+            before = self.look()
+            self.page.wait_for_timeout(for_ms)
+            if (found := difference(before, self.look())) < by:
+                return
+            if time.monotonic() > until_s:
+                pytest.fail(f"the picture moves by {found:.1f} in {for_ms} ms; {self._in_short()}")
 
     def press(self, *keys: str) -> None:
         """Press keys of the page: outside the prompt line."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import urllib.request
 from collections.abc import Callable
@@ -12,18 +11,19 @@ from typing import Any
 
 import pytest
 
+from tests.calm import is_calm
+from tests.e2e.conftest import PATIENCE_S
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 NARROW = (390, 844)
 EXAMPLES = Path(__file__).resolve().parents[1] / "data" / "protocol.json"
 STRIPES = "green and white stripes"
 """What the `director` of these tests begins with."""
+SLOWEST_MS = 1000 * PATIENCE_S
+"""Milliseconds, and no other unit, also on a busy machine."""
 DIFFERENT = 25
 """Mean difference of two pictures, of 255, that nobody overlooks."""
-
-
-def difference(a: list[int], b: list[int]) -> float:
-    return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / len(a)
 
 
 def call(method: str, url: str, body: object = None, token: str = "") -> Any:
@@ -55,12 +55,11 @@ def test_the_first_screen_invites_to_type(server, visit, scheme) -> None:
 def test_a_prompt_starts_a_picture_that_moves(director) -> None:
     before = director.look()
     director.until(f"streamer.stats().framesShown > {director.ask('streamer.stats().framesShown')}")
-    director.page.wait_for_timeout(400)
-    assert difference(before, director.look()) > 5, "the picture stands still"
+    director.until_unlike(before, 5)
     assert director.text("#caption") == STRIPES
-    assert 0 < director.ask("streamer.stats().latencyMs") < 5000
+    assert 0 < director.ask("streamer.stats().latencyMs") < SLOWEST_MS
     # The browser shows what the server plays, however fast this machine is.
-    director.until("streamer.stats().fpsShown > streamer.stats().server.fps_played / 2")
+    director.until("streamer.stats().fpsShown > streamer.stats().server?.fps_played / 2")
     director.page.mouse.move(400, 300)
     director.shoot("playing")
 
@@ -74,12 +73,11 @@ def test_a_new_prompt_changes_the_picture_while_it_plays(director) -> None:
     director.type_prompt("a blue evening")
     director.until("streamer.state().notice?.text.startsWith('applies in')")
     director.shoot("prompt-notice")
-    director.until("streamer.state().notice?.text.startsWith('changed in')")
-    director.page.wait_for_timeout(100)
-    assert difference(before, director.look()) > DIFFERENT
+    director.until("streamer.state().notice?.text.startsWith('changed')")
+    director.until_unlike(before, DIFFERENT)
     assert director.text("#caption") == "a blue evening"
     assert any(text.startswith("applies in ") for text in director.ask("seen"))
-    assert 50 < director.ask("streamer.stats().latencyMs") < 5000
+    assert 50 < director.ask("streamer.stats().latencyMs") < SLOWEST_MS
     assert director.ask("streamer.stats().framesShown") > frames
     director.page.wait_for_timeout(150)
     director.shoot("prompt-changed")
@@ -87,17 +85,15 @@ def test_a_new_prompt_changes_the_picture_while_it_plays(director) -> None:
 
 def test_the_stream_survives_the_death_of_its_worker(server, director) -> None:
     stream = director.ask("streamer.state().stream.id")
-    # A machine busy with other work starts a process late, whatever this program does.
-    is_calm = os.getloadavg()[0] < 1.5 * (os.cpu_count() or 1)
+    director.note_phases()
     dead = server.kill_worker()
     killed_s = time.monotonic()
-    director.until_phase("restoring", within_s=3)
-    director.shoot("restoring")
-    director.until_phase("playing", "slow", within_s=20)
+    # The stream finds out when it next wants a block; by then the next worker may be there already.
+    director.until_noted("restoring")
+    director.until_phase("playing", "slow")
     took_s = time.monotonic() - killed_s
-    if is_calm:
-        assert took_s < 5
-    director.until_playing(within_s=5)
+    assert took_s < 5 or not is_calm()
+    director.until_playing()
     assert director.ask("streamer.state().stream.id") == stream
     assert [worker.pid for worker in server.workers()] != [dead]
 
@@ -111,20 +107,16 @@ def test_a_reload_goes_on_with_the_same_stream(server, director) -> None:
     assert director.text("#caption") == STRIPES
     before = director.look()
     director.type_prompt("a blue evening")
-    director.until("streamer.state().notice?.text.startsWith('changed in')")
-    director.page.wait_for_timeout(100)
-    assert difference(before, director.look()) > DIFFERENT
+    director.until("streamer.state().notice?.text.startsWith('changed')")
+    director.until_unlike(before, DIFFERENT)
 
 
 def test_pause_keeps_the_picture_and_resume_goes_on(director) -> None:
     director.page.keyboard.press("Escape")
     director.page.keyboard.press(" ")
     director.until_phase("paused")
-    director.page.wait_for_timeout(500)
-    still = director.look()
-    director.page.wait_for_timeout(700)
     # Only what repeating the encoding of one picture changes.
-    assert difference(still, director.look()) < 0.5
+    director.until_still(0.5)
     director.shoot("paused")
     director.page.locator("#pause").click()
     director.until_playing()
@@ -132,6 +124,8 @@ def test_pause_keeps_the_picture_and_resume_goes_on(director) -> None:
 
 def test_keys_reach_what_they_name(director) -> None:
     director.type_prompt("red")
+    # Else it is said in the place of what is waited for below.
+    director.until("streamer.state().notice?.text.startsWith('changed')")
     director.page.keyboard.press("ArrowUp")
     assert director.page.locator("#prompt").input_value() == "red"
     director.page.keyboard.press("ArrowUp")
@@ -234,17 +228,25 @@ def test_a_viewer_who_found_no_place_watches_once_there_is_one(
 def test_a_broken_connection_is_told_and_mended(server, visit) -> None:
     visitor = visit()
     sockets: list[tuple[Any, Any]] = []
-    visitor.page.route_web_socket(
-        "**/ws", lambda socket: sockets.append((socket, socket.connect_to_server()))
-    )
+    is_open = True
+
+    def connect(socket: Any) -> None:
+        if is_open:
+            sockets.append((socket, socket.connect_to_server()))
+        else:
+            socket.close(code=1001)
+
+    visitor.page.route_web_socket("**/ws", connect)
     visitor.open(server.url)
     visitor.type_prompt("red")
     visitor.until_playing()
     stream = visitor.ask("streamer.state().stream.id")
+    is_open = False
     for side in sockets[-1]:
         side.close(code=1001)
     visitor.until_phase("lost")
     assert visitor.is_visible("#still")
+    is_open = True
     visitor.until_playing()
     assert visitor.ask("streamer.state().stream.id") == stream
     assert len(sockets) == 2
@@ -264,7 +266,7 @@ def test_a_server_that_comes_back_without_the_stream_leads_to_the_first_screen(
     visitor.until("streamer.state().retryMs !== null")
     visitor.shoot("lost")
     start_server(first.port)
-    visitor.until_phase("loading", "ready", within_s=15)
+    visitor.until_phase("loading", "ready", within_s=60)
     assert visitor.text("#notice") == "That stream is over. Type a prompt to begin a new one."
     visitor.until_phase("ready")
     assert "#" not in visitor.page.url
@@ -282,6 +284,5 @@ def test_a_closed_tab_opened_again_at_its_address_still_directs(director) -> Non
     director.until("streamer.stats().framesShown > 5")
     before = director.look()
     director.type_prompt("a blue evening")
-    director.until("streamer.state().notice?.text.startsWith('changed in')")
-    director.page.wait_for_timeout(100)
-    assert difference(before, director.look()) > DIFFERENT
+    director.until("streamer.state().notice?.text.startsWith('changed')")
+    director.until_unlike(before, DIFFERENT)

@@ -165,7 +165,7 @@ def test_each_state_over_a_picture_says_what_happens(server, visit) -> None:
     visitor.until_playing()
     visitor.press("i")
     visitor.type_prompt("a blue evening")
-    visitor.until("streamer.state().notice?.text.startsWith('changed in')")
+    visitor.until("streamer.state().notice?.text.startsWith('changed')")
     visitor.shoot_both("state-playing")
     visitor.press("i")
     between.is_measuring = False

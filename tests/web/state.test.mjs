@@ -67,6 +67,19 @@ test("a prompt sent while the model loads waits in the loading phase", () => {
   assert.equal(phaseOf(state), "loading");
 });
 
+test("a new seed is shown to who watches, and told once to who chose it", () => {
+  const applied = received("seed_applied", { seed: 12 });
+  const watching = after(WELCOME, received("stream", { token: null, seed: 7 }), painted(0), applied);
+  assert.equal(watching.stream?.seed, 12);
+  assert.equal(watching.notice?.text, "new seed 12");
+  const chosen = after(...PLAYING, { type: "reseeded", seed: 12 });
+  assert.equal(chosen.stream?.seed, 12);
+  assert.equal(reduce(chosen, applied), chosen);
+  const lost = after(...PLAYING, { type: "reseeded", seed: 12 }, received("stream", { seed: 12 }));
+  assert.equal(lost.stream?.seed, 12);
+  assert.equal(after(applied).stream, null);
+});
+
 test("a prompt change is announced, then measured at the frame that carries it", () => {
   let state = after(...PLAYING, prompted("p2", 1000));
   state = reduce(state, received("prompt_accepted"));
@@ -286,7 +299,8 @@ test("the facts say what is shown and how it comes", () => {
   assert.ok(factsWords(state, "websocket").includes("H.264 over WebSocket"));
   const measure = { measure: "rate", measure_reason: "blocks take 1.4 times their length" };
   const slow = reduce(state, received("statistics", measure));
-  assert.ok(factsWords(slow, "webrtc").includes("rate: blocks take 1.4 times their length"));
+  const said = "slower than real time: blocks take 1.4 times their length";
+  assert.ok(factsWords(slow, "webrtc").includes(said));
   assert.deepEqual(factsWords(initialState(), "webrtc"), []);
 });
 
@@ -376,6 +390,14 @@ test("slower than real time says why, where the server knows", () => {
   const measure = { playback_rate: 0.7, measure: "rate", measure_reason: "blocks take too long" };
   const slow = after(...PLAYING, received("statistics", measure));
   assert.equal(wordsFor(slow, 0).hint, "blocks take too long");
+});
+
+test("what is given up of the picture is said beside it", () => {
+  const hints = ["none", "lead", "decoder", "steps", "rate"].map((measure) => {
+    const told = received("statistics", { measure, measure_reason: "a block takes 130%" });
+    return wordsFor(after(...PLAYING, told), 0).hint;
+  });
+  assert.deepEqual(hints, ["", "", "with the small decoder", "with fewer steps", ""]);
 });
 
 test("the waiting time between attempts doubles, is spread, and ends at ten seconds", () => {

@@ -1,0 +1,45 @@
+/**
+ * What is measured of the stream, once a second, and whether the visitor wants to see it.
+ */
+
+import { noStatistics, withMeasured } from "./statistics.js";
+
+const WANTED_KEY = "streamer.statistics";
+
+/** Owner: the page. */
+export class Figures {
+  kept = noStatistics();
+  /** How long the browser held pictures back lately; null while that is not known. */
+  jitterBufferMs = /** @type {number|null} */ (null);
+  areWanted = localStorage.getItem(WANTED_KEY) === "on";
+  #latencyMs = /** @type {number|null} */ (null);
+
+  /** The way of a prompt to the screen was measured. @param {number} latencyMs */
+  noteLatency(latencyMs) {
+    this.#latencyMs = latencyMs;
+  }
+
+  /**
+   * The server told its figures; here are those of the page.
+   *
+   * @param {import("./protocol.js").Statistics} there
+   * @param {import("./player.js").Player} player
+   * @param {number|null} roundTripMs
+   */
+  async note(there, player, roundTripMs) {
+    this.jitterBufferMs = await player.jitterBufferMs();
+    const here = { fpsShown: player.fpsShown, roundTripMs, latencyMs: this.#latencyMs };
+    this.kept = withMeasured(this.kept, there, here);
+    this.#latencyMs = null;
+  }
+
+  /** Another stream. */
+  forget() {
+    this.kept = noStatistics();
+  }
+
+  toggle() {
+    this.areWanted = !this.areWanted;
+    localStorage.setItem(WANTED_KEY, this.areWanted ? "on" : "off");
+  }
+}
