@@ -75,6 +75,7 @@ class StoredClips:
             _stack_texts(parts["text"], self._text_length),
             torch.cat(parts["switch"]),
             torch.cat(parts["begins"]),
+            torch.cat(parts["leaps"]),
         )
 
     def draw_texts(self, count: int, generator: torch.Generator) -> Tensor:
@@ -113,6 +114,8 @@ def _numbers(limit: int, count: int, generator: torch.Generator) -> list[int]:
 def _read(row: _Row, name: str) -> Tensor:
     """One row; float32 for numbers that are stored as float16, which autocast would not join."""
     with safe_open(row.path, framework="pt") as file:
+        if name == "leaps" and name not in file.keys():  # noqa: SIM118, it is no dictionary
+            return torch.zeros(1, dtype=torch.bool)
         part: Tensor = file.get_slice(name)[row.number : row.number + 1]
     return part.float() if part.is_floating_point() else part
 

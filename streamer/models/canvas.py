@@ -25,7 +25,7 @@ class _Picture(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        self.sum = nn.Linear(inputs, outputs)
+        self.sum = nn.Sequential(nn.Linear(inputs, hidden), nn.Linear(hidden, outputs))
         self.correction = nn.Sequential(
             nn.Linear(inputs, hidden),
             nn.SiLU(),

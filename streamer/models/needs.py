@@ -108,8 +108,8 @@ def transformer_parameters(section: TransformerSection) -> int:
     canvas = 0
     if grid and (hidden := section.text_canvas):
         picture = grid[0] * grid[1] * patch
-        canvas = whole_text * picture + picture
-        canvas += whole_text * hidden + hidden * hidden + 2 * hidden + hidden * picture + picture
+        canvas = 2 * (whole_text * hidden + hidden + hidden * picture + picture)
+        canvas += hidden * hidden + hidden
         canvas += patch * width + width
     return (
         section.num_layers * block

@@ -190,7 +190,7 @@ async def test_what_grows_is_found(
 
 async def test_too_few_blocks_are_refused_before_anything_is_loaded():
     config = load_config("storybook")
-    with pytest.raises(ConfigError, match="at least 5 are needed, since the window is full after"):
+    with pytest.raises(ConfigError, match="at least 6 are needed, since the window is full after"):
         await run.bench(config, Settings(), 4)
 
 

@@ -52,7 +52,7 @@ class Footprint:
             sockets=len(process.net_connections(kind="inet")),
             files=process.num_fds(),
             viewers=broadcast.num_viewers,
-            peers=sum(isinstance(each, _OF_A_VIEWER) for each in gc.get_objects()),
+            peers=sum(issubclass(type(each), _OF_A_VIEWER) for each in gc.get_objects()),
             megabytes=round(process.memory_info().rss / 2**20, 1),
         )
 
