@@ -94,9 +94,13 @@ class ViewerRate:
             self._calm_since_s = now_s
         return self._decide(now_s)
 
-    def note_remb(self, now_s: float, kbps: float) -> Tier:
-        """Learn from a receiver's estimate of its own way.  Returns the rendition to send."""
-        if kbps >= 0.95 * self.tier_kbps:
+    def note_remb(self, now_s: float, kbps: float, sent_kbps: float = math.inf) -> Tier:
+        """Learn from a receiver's estimate of its own way.  Returns the rendition to send.
+
+        sent_kbps: what was sent of late; a still picture needs far less than its rendition may,
+            and a receiver that once saw a jam on a busy machine estimates 0.85 of what it receives.
+        """
+        if kbps >= min(0.95 * self.tier_kbps, 0.75 * sent_kbps):
             self._remb_low_since_s = None
         elif self._remb_low_since_s is None:
             self._remb_low_since_s = now_s

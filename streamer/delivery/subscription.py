@@ -7,6 +7,7 @@ Nobody else waits for it.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +35,10 @@ OVERFLOW_WINDOW_S = 20.0
 KEY_BURST = 3
 KEY_REQUESTS_PER_S = 0.5
 """How often one viewer may ask for a key frame: each is a larger frame for everybody."""
+
+
+_SENT_PACKETS = 48
+"""Over how many packets it is measured what is sent."""
 
 
 class SubscriptionClosedError(StreamerError):
@@ -72,6 +77,7 @@ class Subscription:
         self._on_dropped = on_dropped
         self._clock = clock
         self._queue: deque[Packet] = deque()
+        self._sent: deque[tuple[int, int]] = deque(maxlen=_SENT_PACKETS)
         self._needs_key = True
         self._changed = asyncio.Event()
         self._overflows: deque[float] = deque(maxlen=OVERFLOW_LIMIT)
@@ -119,6 +125,7 @@ class Subscription:
         self._needs_key = False
         self.num_fed += 1
         self._queue.append(packet)
+        self._sent.append((self.last_pts, packet.size))
         self._changed.set()
         return dropped
 
@@ -141,7 +148,7 @@ class Subscription:
     def note_remb(self, kbps: float) -> None:
         """The receiver told what it thinks its way can carry."""
         if self.rate is not None:
-            self.rate.note_remb(self._clock(), kbps)
+            self.rate.note_remb(self._clock(), kbps, self._sent_kbps())
             self._broadcast.adapt(self)
 
     def close(self) -> None:
@@ -151,6 +158,13 @@ class Subscription:
             self._queue.clear()
         self._changed.set()
         self._broadcast.leave(self)
+
+    def _sent_kbps(self) -> float:
+        """What the newest packets come to a second; without end while there are too few."""
+        if len(self._sent) < _SENT_PACKETS:
+            return math.inf
+        seconds = max(1, self._sent[-1][0] - self._sent[0][0]) / CLOCK_RATE
+        return sum(size for _, size in self._sent) * 8 / 1000 / seconds
 
     def _overflow(self) -> int:
         """Drop what waits; the consumer goes on with a key frame, or not at all."""

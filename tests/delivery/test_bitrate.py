@@ -76,6 +76,17 @@ def test_a_low_estimate_counts_only_when_it_lasts_and_lies_below_what_is_sent() 
     assert lasting.kbps <= 320
 
 
+def test_a_low_estimate_of_a_quiet_stream_means_nothing() -> None:
+    rate = ViewerRate(1000)
+    for now_s in range(30):
+        rate.note_remb(now_s, 80, sent_kbps=95)
+    assert rate.tier == "full"
+    assert rate.kbps > 1000
+    for now_s in range(30, 40):
+        rate.note_remb(now_s, 80, sent_kbps=900)
+    assert rate.tier == "small"
+
+
 def test_an_estimate_near_the_small_bitrate_does_not_hold_a_viewer_there() -> None:
     """A receiver estimates about what it receives, so the way up must be tried."""
     rate = ViewerRate(1000)
