@@ -149,6 +149,8 @@ class TransformerSection(Section):
     learned_grid: tuple[Positive, Positive] | None = None
     pooled_text: bool = False
     text_canvas: Annotated[int, Field(ge=0)] = 0
+    canvas_frames: Positive = 1
+    predicts_clean: bool = False
     weights: Annotated[list[str], Field(min_length=1)]
     loras: list[LoraSection] = []
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -37,30 +37,30 @@ class Member:
     name: str
     code: str
     facing: int = 0
-    size: float = 0.36
+    size: float = 0.45
     flies: bool = False
 
 
 CAST: tuple[Member, ...] = (
-    Member("balloon", "1f388", size=0.38, flies=True),
+    Member("balloon", "1f388", size=0.48, flies=True),
     Member("dog", "1f415", -1),
     Member("cat", "1f408-200d-2b1b", -1),
-    Member("rabbit", "1f407", -1, 0.34),
-    Member("horse", "1f40e", -1, 0.40),
-    Member("elephant", "1f418", -1, 0.42),
-    Member("penguin", "1f427", size=0.34),
-    Member("parrot", "1f99c", -1, 0.38, flies=True),
+    Member("rabbit", "1f407", -1, 0.43),
+    Member("horse", "1f40e", -1, 0.50),
+    Member("elephant", "1f418", -1, 0.53),
+    Member("penguin", "1f427", size=0.43),
+    Member("parrot", "1f99c", -1, 0.48, flies=True),
     Member("butterfly", "1f98b", flies=True),
     Member("fish", "1f420", -1),
-    Member("whale", "1f433", -1, 0.44),
-    Member("dinosaur", "1f995", -1, 0.44),
-    Member("car", "1f697", -1, 0.42),
-    Member("bus", "1f68c", -1, 0.46),
-    Member("sailboat", "26f5", size=0.42),
-    Member("rocket", "1f680", 1, 0.42, flies=True),
-    Member("airplane", "2708-fe0f", 1, 0.42, flies=True),
-    Member("ball", "26bd", size=0.30),
-    Member("star", "2b50", size=0.36, flies=True),
+    Member("whale", "1f433", -1, 0.55),
+    Member("dinosaur", "1f995", -1, 0.55),
+    Member("car", "1f697", -1, 0.53),
+    Member("bus", "1f68c", -1, 0.58),
+    Member("sailboat", "26f5", size=0.53),
+    Member("rocket", "1f680", 1, 0.53, flies=True),
+    Member("airplane", "2708-fe0f", 1, 0.53, flies=True),
+    Member("ball", "26bd", size=0.38),
+    Member("star", "2b50", size=0.45, flies=True),
     Member("robot", "1f916"),
 )
 

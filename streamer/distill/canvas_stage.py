@@ -1,4 +1,4 @@
-"""CanvasStage: teaches a TextCanvas the mean first picture of each text, by plain regression.
+"""CanvasStage: teaches a TextCanvas the mean first block of each text, by plain regression.
 
 It comes before `student`: minutes of one core, after which a first step from pure noise knows where
 things stand.  What is learned here stays as it is afterwards (StudentStage freezes it): a flow's
@@ -69,8 +69,8 @@ class CanvasStage:
         self._network = new_transformer(sizes, seed).to(self.device)
         self._nothing = nothing.to(self.device)
         self._text = beginnings.text[:, 0]
-        self._patches = self._mean_patches(beginnings)
-        self._held_out = held_out.text[:, 0].float(), self._mean_patches(held_out).float()
+        self._patches = self._cut(beginnings)
+        self._held_out = held_out.text[:, 0].float(), self._cut(held_out).float()
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -87,7 +87,7 @@ class CanvasStage:
         return build_optimizer(self.modules.values(), muon_lr=0, adam_lr=self.config.lr)
 
     def loss(self, step: int, generator: torch.Generator) -> Update:
-        """Squared distance of the mean pictures from pictures of their texts."""
+        """Squared distance of the mean blocks from blocks of their texts."""
         count = self.config.beginnings
         rows = torch.randint(len(self._text), (count,), generator=generator)
         rows = send(rows, self._text.device)
@@ -120,10 +120,14 @@ class CanvasStage:
     def _canvas(self) -> TextCanvas:
         return self._network.text_canvas
 
-    def _mean_patches(self, clips: LatentClips) -> Tensor:
-        """What the first blocks look like on average over their frames, [N, tokens, inside]."""
-        means = (part.float().mean(1, keepdim=True) for part in torch.split(clips.latents, 256))
-        return torch.cat([self._network.cut(mean) for mean in means]).half()
+    def _cut(self, clips: LatentClips) -> Tensor:
+        """The first blocks as the canvas has them, [N, frames * tokens of a frame, inside]."""
+        frames = self._canvas.frames
+        parts = (
+            torch.unflatten(part.float(), 1, (frames, -1)).mean(2)
+            for part in torch.split(clips.latents, 256)
+        )
+        return torch.cat([self._network.cut(part) for part in parts]).half()
 
 
 def load_canvas(network: CausalWanTransformer, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Captions for the storybook world: many ways of saying what a clip shows.
 
-Any part may go unsaid, in any order, with synonyms; what is unsaid is usually ordinary (a clear
-day, the subject's natural motion).  A few synonyms and a tenth of the combinations never occur in
+Any part may go unsaid, in any order, with synonyms; what is unsaid is ordinary (a clear day, the
+subject's natural place and motion).  A few synonyms and a tenth of the combinations never occur in
 training, so that obedience can be judged on words and pairs the model has not seen.
 
 Draws from a `random.Random` that the caller owns.  The words are the edition's; knows nothing of
@@ -39,9 +39,11 @@ def held_out_combination(edition: Edition, spec: SceneSpec) -> bool:
     """Whether training never sees this (scene, subject) pair at this time of day.
 
     About a tenth of all combinations, the same on every machine.  Clips without a subject are
-    never held out.
+    never held out, nor is what a subject's name alone stands for.
     """
     if spec.subject == edition.no_subject_number:
+        return False
+    if spec.time == 0 and spec.scene in natural_scenes(edition, spec.subject):
         return False
     name = "/".join(edition.name_of(spec, part) for part in ("scene", "subject", "time"))
     return zlib.crc32(name.encode()) % 1000 < 1000 * HELD_OUT_SHARE
@@ -78,8 +80,8 @@ def sample_pair(
 ) -> tuple[SceneSpec, Caption]:
     """Draw a spec together with its caption.
 
-    What the caption leaves unsaid is ordinary half of the time: a clear day, the subject's natural
-    motion and habitat.  held_out: combinations and synonyms that training never sees; otherwise
+    What the caption leaves unsaid is ordinary: a clear day, the subject's natural motion and
+    habitat, no subject where none is named.  held_out: combinations and synonyms that training never sees; otherwise
     only those that it may see.
     """
     while True:
@@ -121,11 +123,10 @@ def _tame(edition: Edition, spec: SceneSpec, rng: random.Random) -> SceneSpec:
 def _settle(
     edition: Edition, spec: SceneSpec, mentions: frozenset[str], rng: random.Random
 ) -> SceneSpec:
-    """Make each unsaid attribute ordinary, with an even chance."""
+    """Make each unsaid attribute ordinary: what a text leaves to chance is drawn as a blur."""
 
     def unsaid(attribute: str) -> bool:
-        said = attribute in mentions or attribute not in edition.attributes
-        return not said and rng.random() < 0.5
+        return attribute not in mentions and attribute in edition.attributes
 
     if unsaid("subject"):
         spec = replace(spec, subject=edition.no_subject_number, motion=0, companion=0)

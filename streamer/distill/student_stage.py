@@ -303,6 +303,8 @@ class StudentStage:
         serving = torch.tensor(self.steps.sigmas)
         picked = serving[torch.randint(len(serving), shape, generator=generator)]
         anywhere = torch.rand(shape, generator=generator)
+        if self.student.config.predicts_clean:  # its flow is not to be trusted far below
+            anywhere = serving[-1] + (1 - serving[-1]) * anywhere
         is_serving = torch.rand(shape, generator=generator) < self.config.step_share
         return torch.where(is_serving, picked, anywhere).to(self.device)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +34,8 @@ from streamer.models.tiny_vae import (
 )
 
 LATENT_NOISE = 0.4
+_FAR_OFF = 0.06
+"""Mean fault of colours, of 1, that is far off."""
 _HELD_OUT = 1 << 40
 _BASIS = 1 << 41
 
@@ -93,7 +95,8 @@ class VAEStageConfig:
     """Weights of the losses and sizes of a batch.
 
     crop_px: side of the square crops, a multiple of the spatial reduction.  steps_per_pool: steps
-    before a new pool, of pool_clips clips.
+    before a new pool, of pool_clips clips.  focus: how much more faults count where the linear map
+    is far off, which is where figures are.
     """
 
     crop_px: int = 96
@@ -105,6 +108,7 @@ class VAEStageConfig:
     edge_weight: float = 0.5
     fine_weight: float = 0.5
     motion_weight: float = 0.5
+    focus: float = 3.0
     basis_pools: int = 12
 
 
@@ -121,7 +125,9 @@ class VAEStage:
         seed: int = 0,
         start: Path | None = None,
     ) -> None:
-        """start: an earlier export to go on from; its linear map, and so its latents, stay."""
+        """start: an earlier export to go on from; its linear map, and so its latents, stay.  If it
+        has fewer channels, the map goes on where it ends.
+        """
         self.config = config or VAEStageConfig()
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
@@ -130,11 +136,12 @@ class VAEStage:
         self.vae = vae.to(self.device)
         self.vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._clips = clips
-        if start is None:
+        earlier = None if start is None else load_vae(start, self.device)
+        if earlier is not None:
+            _take_over(self.vae, earlier)
+        if earlier is None or earlier.config.latent_channels < vae_config.latent_channels:
             pools = [clips.clips(_BASIS + number) for number in range(self.config.basis_pools)]
-            fit_basis(self.vae, torch.cat(pools).to(self.device).float() / 255)
-        else:
-            self.vae.load_state_dict(load_vae(start).state_dict())
+            fit_basis(self.vae, torch.cat(pools).to(self.device).float() / 255, earlier)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="render")
         self._pools: dict[int, Future[Tensor]] = {}
 
@@ -159,14 +166,22 @@ class VAEStage:
         noise = draw_latent_noise(latents.shape, generator, self.device)
         output, _ = self.vae.decode_raw(latents + noise)
         gap = output - video
+        psnr = -10 * gap.detach().square().mean().log10()
+        gap = gap * self._focus(latents, video)
         pixel = gap.abs().mean()
         edge, fine, motion = _edge(gap), _fine(gap), _motion(gap)
         config = self.config
         loss = pixel + config.edge_weight * edge + config.fine_weight * fine
         loss = loss + config.motion_weight * motion
-        psnr = -10 * gap.detach().square().mean().log10()
         told = {"pixel": pixel, "edge": edge, "fine": fine, "psnr_db": psnr}
         return loss, {name: value.detach() for name, value in told.items()}
+
+    @torch.no_grad()
+    def _focus(self, latents: Tensor, video: Tensor) -> Tensor:
+        """How much faults count, [B,T,1,H,W]: more where the linear map alone is far off."""
+        off = (self.vae.decode_linear(latents) - video).abs().mean(2)
+        near = F.avg_pool2d(off, 9, stride=1, padding=4, count_include_pad=False)
+        return (1 + self.config.focus * (near / _FAR_OFF).clamp(max=1)).unsqueeze(2)
 
     @torch.no_grad()
     def sample_sheet(self, path: Path) -> dict[str, float]:
@@ -214,6 +229,21 @@ class VAEStage:
             crop = pool[clip, :, :, top : top + side, left : left + side]
             crops.append(crop.flip(-1) if is_mirrored else crop)
         return torch.stack(crops).to(self.device).float() / 255
+
+
+@torch.no_grad()
+def _take_over(vae: TinyVAE, start: TinyVAE) -> None:
+    """The weights of another autoencoder; channels that it lacks begin without effect.
+
+    Raises ValueError when they differ in more than channels of latents.
+    """
+    more = vae.config.latent_channels - start.config.latent_channels
+    if more < 0 or replace(vae.config, latent_channels=start.config.latent_channels) != start.config:
+        raise ValueError(f"cannot go on from {start.config} with {vae.config}")
+    own = vae.state_dict()
+    for name, tensor in start.state_dict().items():
+        own[name].zero_()
+        own[name][tuple(slice(size) for size in tensor.shape)] = tensor
 
 
 def draw_latent_noise(

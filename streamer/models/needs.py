@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamer.config import Config, ModelSection, TransformerSection
+from streamer.models.canvas import COVERS
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPATIAL_REDUCTION = 8
@@ -107,10 +108,12 @@ def transformer_parameters(section: TransformerSection) -> int:
     pooled = whole_text * width + width * width + 2 * width
     canvas = 0
     if grid and (hidden := section.text_canvas):
-        picture = grid[0] * grid[1] * patch
-        canvas = 2 * (whole_text * hidden + hidden + hidden * picture + picture)
-        canvas += hidden * hidden + hidden
+        reader = 2 * whole_text * hidden + 2 * hidden * hidden + 4 * hidden
+        tokens = grid[0] * grid[1]
+        outputs = tokens * (patch + section.canvas_frames * (patch + COVERS))
+        canvas = 2 * reader + (hidden + 1) * outputs + COVERS * patch * patch
         canvas += patch * width + width
+        canvas += 3 * width + 1 if section.predicts_clean else 0
     return (
         section.num_layers * block
         + width * patch

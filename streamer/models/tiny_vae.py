@@ -112,7 +112,7 @@ class TinyVAEConfig:
 TAEW2_1 = TinyVAEConfig()
 STORYBOOK = TinyVAEConfig(
     patch_size=2,
-    latent_channels=32,
+    latent_channels=64,
     decoder_channels=(256, 128, 48, 24),
     blocks_per_stage=1,
     convs_per_block=2,
@@ -308,6 +308,11 @@ class TinyVAE(nn.Module):
         raw, state = self.decode_raw(latents, state)
         return raw.clamp(0, 1), state
 
+    def decode_linear(self, latents: Tensor) -> Tensor:
+        """What the linear map alone makes of latents: [B,F,C,h,w] -> [B,F*t,3,H,W], not clamped."""
+        raw = self.denormalise(latents).movedim(2, -1)
+        return self._from_patches(F.linear(raw, self.basis.T) + self.basis_mean)
+
     def check(self, latents: Tensor, state: DecoderState | None) -> None:
         """Raise ValueError for latents or a state that this decoder cannot take."""
         channels = self.config.latent_channels
@@ -323,15 +328,13 @@ class TinyVAE(nn.Module):
         self.check(latents, state)
         batch, frames = latents.shape[:2]
         latents = latents.to(self._dtype)
-        raw = self.denormalise(latents)
         # The network reads unit scale; the linear map needs its own.
-        x = (latents if self.is_linear else raw).flatten(0, 1)
+        x = (latents if self.is_linear else self.denormalise(latents)).flatten(0, 1)
         grown, memories = _run(self.decoder, x, batch, None if state is None else state.memories)
         pixels = F.pixel_shuffle(grown.flatten(0, 1), self.config.patch_size)
         pixels = pixels.reshape(batch, -1, *pixels.shape[1:])
         if self.is_linear:
-            patches = F.linear(raw.movedim(2, -1), self.basis.T) + self.basis_mean
-            pixels = pixels + self._from_patches(patches)
+            pixels = pixels + self.decode_linear(latents)
         seen = 0 if state is None else state.frames
         if seen == 0:
             pixels = pixels[:, self.config.frames_to_trim :]
@@ -339,23 +342,38 @@ class TinyVAE(nn.Module):
 
 
 @torch.no_grad()
-def fit_basis(vae: TinyVAE, clips: Tensor) -> None:
+def fit_basis(vae: TinyVAE, clips: Tensor, start: TinyVAE | None = None) -> None:
     """Set the linear map of a "shuffle" autoencoder, and the scale of its latents, from clips.
 
     clips: float [B,T,3,H,W] in 0..1.  The basis is that of the largest principal components of the
     patches (Hotelling 1933).  Latents are scaled to mean square 1 overall and keep the square root
     of their spread, so that what matters more in the picture also is larger in the latents.
+    start: an autoencoder of fewer channels, which stay the first ones, scale and all; the others
+    are the principal components of what it leaves.
     """
+    kept = 0 if start is None else start.config.latent_channels
     patches = vae.patches(clips).flatten(0, 3)
-    mean = patches.mean(0)
+    mean = patches.mean(0) if start is None else start.basis_mean
     centred = patches - mean
+    if start is not None:
+        centred -= (centred @ start.basis.T) @ start.basis
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
-    count = vae.config.latent_channels
+    count = vae.config.latent_channels - kept
     spread = values[-count:].flip(0).clamp_min(1e-12).sqrt()
-    vae.basis.copy_(vectors[:, -count:].flip(1).T)
+    vae.basis[kept:] = vectors[:, -count:].flip(1).T
+    if start is not None:  # where it leaves nothing, any direction is as good, but not one it has
+        vae.basis[kept:] -= (vae.basis[kept:] @ start.basis.T) @ start.basis
     vae.basis_mean.copy_(mean)
     vae.latent_mean.zero_()
-    vae.latent_std.copy_(spread.sqrt() * spread.mean().sqrt())
+    scale = spread.mean().sqrt()
+    if start is not None:
+        vae.basis[:kept] = start.basis
+        vae.latent_std[:kept] = start.latent_std
+        vae.latent_mean[:kept] = start.latent_mean
+        # latent_std = sqrt(spread * mean spread): the last one tells the mean of all.
+        last = (patches - mean) @ start.basis[-1]
+        scale = start.latent_std[-1] / last.std().sqrt()
+    vae.latent_std[kept:] = spread.sqrt() * scale
 
 
 def save_vae(vae: TinyVAE, directory: Path, dtype: torch.dtype = torch.float32) -> None:

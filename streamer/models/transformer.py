@@ -25,6 +25,12 @@ from streamer.models.context import AttentionContext, CacheShape, RingContext
 from streamer.models.joined import join
 
 
+_OPEN = 2.0
+"""What the gate of a new canvas adds up to before the sigmoid: nearly open."""
+_LEAST_SIGMA = 0.05
+"""Noise level below which the flow that follows from clean latents is damped."""
+
+
 @dataclass(frozen=True)
 class TransformerConfig:
     """The sizes of one transformer.  patch: latent frames, rows and columns that make one token.
@@ -34,7 +40,11 @@ class TransformerConfig:
     The published models have none and take pictures of any size.
     pooled_text: the whole text also joins the time in the modulation of every layer, which a small
     model learns to obey much sooner than cross-attention alone.  The published models have none.
-    text_canvas: hidden width of the TextCanvas's correction, 0 for no canvas; needs a learned_grid.
+    text_canvas: hidden width of the TextCanvas, 0 for no canvas; needs a learned_grid.
+    canvas_frames: latent frames of the canvas, those of a block or 1.
+    predicts_clean: the last map tells clean latents, from which the flow follows.  Noise need not
+    pass through a network whose tokens are narrow (Li and He 2025, arXiv:2511.13720).  The
+    published models tell the flow.
     Raises ValueError when the sizes do not fit each other.
     """
 
@@ -52,6 +62,8 @@ class TransformerConfig:
     learned_grid: tuple[int, int] | None = None
     pooled_text: bool = False
     text_canvas: int = 0
+    canvas_frames: int = 1
+    predicts_clean: bool = False
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads or self.head_width % 2:
@@ -89,6 +101,8 @@ class TransformerConfig:
             learned_grid=section.learned_grid,
             pooled_text=section.pooled_text,
             text_canvas=section.text_canvas,
+            canvas_frames=section.canvas_frames,
+            predicts_clean=section.predicts_clean,
         )
 
     @property
@@ -124,7 +138,8 @@ class TransformerConfig:
 class PromptKV:
     """What a pass needs of one prompt: cross-attention keys and values k, v [L, B, N_text, A, D].
 
-    pooled, canvas: [B, E] and [B, N of a frame, E], in models that have them.  Made once a prompt.
+    pooled, canvas: [B, E] and [B, N of the canvas, C * patch], in models that have them.  Made once
+    a prompt.
     A stream keeps one at a fixed address and overwrites it in place with `copy_`.
     With R times the samples of a pass, it holds R texts a sample: see `beside`.
     """
@@ -364,10 +379,13 @@ class CausalWanTransformer(nn.Module):
                 config.text_length * config.text_width,
                 config.text_canvas,
                 config.in_channels,
+                config.canvas_frames,
                 config.learned_grid,
                 config.patch[1:],
                 width,
             )
+            if config.predicts_clean:
+                self.canvas_gate = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -385,6 +403,10 @@ class CausalWanTransformer(nn.Module):
             nn.init.zeros_(cast(nn.Linear, self.text_pooling[-1]).weight)
         if self.config.text_canvas:
             self.text_canvas.initialise()
+            if self.config.predicts_clean:
+                gate = cast(nn.Linear, self.canvas_gate[-1])
+                nn.init.zeros_(gate.weight)
+                nn.init.constant_(gate.bias, _OPEN)
 
     def use(self, ops: Ops) -> None:
         """Compute with these operations from now on."""
@@ -439,6 +461,12 @@ class CausalWanTransformer(nn.Module):
         patches = torch.unflatten(torch.unflatten(latents, 4, (-1, columns)), 3, (-1, rows))
         return patches.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(1, 3)
 
+    def uncut(self, patches: Tensor, rows: int, columns: int) -> Tensor:
+        """Patches [B, N, C * patch] as `cut` makes them -> [B, F, C, H, W]."""
+        inside = (self.config.out_channels, *self.config.patch[1:])
+        parts = patches.reshape(len(patches), -1, rows, columns, *inside)
+        return parts.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4)
+
     def patchify(self, latents: Tensor) -> Tensor:
         """[B, F, C, H, W] -> tokens [B, N, E], ordered frame, row, column."""
         patches = self.cut(latents)
@@ -469,9 +497,9 @@ class CausalWanTransformer(nn.Module):
         x = self.patchify(latents)
         if self.config.learned_grid is not None:
             x = x + self.grid_embedding.flatten(0, 1).repeat(num_frames, 1)
-        if text.canvas is not None:
-            canvas = torch.unflatten(text.canvas, 0, (len(latents), -1))
-            x = x + canvas.repeat(1, 1, num_frames // canvas.shape[1], 1).flatten(1, 2)
+        canvas = self._canvas(text, latents)
+        if canvas is not None:
+            x = x + self.text_canvas.tokens(canvas)
         table = context.rotary(
             num_frames, rows, columns, torch.unflatten(x, 2, (self.config.num_heads, -1))
         )
@@ -486,7 +514,30 @@ class CausalWanTransformer(nn.Module):
                 residual = Residual(checkpoint(_settled, block, *inputs, use_reentrant=False))
             else:
                 residual = block(*inputs)
-        return self.unpatchify(self.head(residual, time), rows, columns)
+        told = self.unpatchify(self.head(residual, time), rows, columns)
+        if not self.config.predicts_clean:
+            return told
+        if canvas is not None:
+            gate = torch.sigmoid(self.canvas_gate(residual.settle(self.head.ops)))
+            told = told + self.uncut(gate * canvas, rows, columns)
+        sigma = (timestep / 1000).clamp(min=_LEAST_SIGMA).reshape(len(latents), -1, 1, 1, 1)
+        return (latents - told) / sigma.repeat_interleave(num_frames // sigma.shape[1], 1)
+
+    def _canvas(self, text: PromptKV, latents: Tensor) -> Tensor | None:
+        """The canvas of every token, [B, N, C * patch].
+
+        Raises ValueError for frames that are not whole canvases.
+        """
+        if text.canvas is None:
+            return None
+        runs = torch.unflatten(text.canvas, 0, (len(latents), -1))
+        times, rest = divmod(latents.shape[1], runs.shape[1] * self.config.canvas_frames)
+        if rest:
+            raise ValueError(
+                f"{latents.shape[1]} latent frames are not a multiple of the canvas's "
+                f"{self.config.canvas_frames} in each of {runs.shape[1]} runs"
+            )
+        return runs.repeat(1, 1, times, 1).flatten(1, 2)
 
 
 def _settled(block: Block, *inputs: Any) -> Tensor:

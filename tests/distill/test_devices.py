@@ -24,7 +24,9 @@ from tests.distill.tiny import SHAPE, SIZES, STEPS, blueprint, clips, network
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
-EVERYTHING = replace(SIZES, learned_grid=(2, 2), pooled_text=True, text_canvas=8)
+EVERYTHING = replace(
+    SIZES, learned_grid=(2, 2), pooled_text=True, text_canvas=8, predicts_clean=True
+)
 
 
 def placed(device: torch.device) -> CausalWanTransformer:

@@ -1,5 +1,7 @@
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from streamer.distill.trainer import Trainer, TrainerConfig
@@ -28,9 +30,18 @@ class Stripes:
         return (bars.expand(3, 8, 3, 64, 64) * 255).to(torch.uint8)
 
 
-def new_stage() -> VAEStage:
+class Noise:
+    """Clips of which each component shows but a little."""
+
+    def clips(self, index: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(index)
+        coarse = torch.randint(256, (6, 8, 3, 16, 16), generator=generator, dtype=torch.uint8)
+        return coarse.repeat_interleave(4, 3).repeat_interleave(4, 4)
+
+
+def new_stage(clips: Stripes | Noise | None = None) -> VAEStage:
     config = VAEStageConfig(crop_px=32, crops=3, basis_pools=2, adam_lr=0.01)
-    return VAEStage(Stripes(), config, SIZES)
+    return VAEStage(clips or Stripes(), config, SIZES)
 
 
 def test_the_decoder_learns_what_the_linear_map_leaves_blurred(tmp_path: Path):
@@ -73,3 +84,40 @@ def test_a_run_that_goes_on_keeps_the_latents(tmp_path: Path):
     expected = load_vae(tmp_path).encode(video)[0]
     torch.testing.assert_close(second.vae.encode(video)[0], expected)
     assert all(parameter.requires_grad for parameter in second.vae.decoder.parameters())
+
+
+def test_a_run_with_more_channels_keeps_the_first_and_makes_the_same_pictures_at_first(
+    tmp_path: Path,
+):
+    first = new_stage(Noise())
+    for parameter in first.vae.decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    first.export(tmp_path)
+    config = VAEStageConfig(crop_px=32, crops=1, basis_pools=2)
+    wider = replace(SIZES, latent_channels=6)
+    second = VAEStage(Noise(), config, wider, seed=9, start=tmp_path)
+    earlier, video = load_vae(tmp_path), Noise().clips(5).float() / 255
+    with torch.no_grad():
+        old, new = earlier.encode(video)[0], second.vae.encode(video)[0]
+        torch.testing.assert_close(new[:, :, :4], old)
+        assert new[:, :, 4:].std() > 0.1
+        silent = torch.cat([old, torch.zeros_like(new[:, :, 4:])], 2)
+        torch.testing.assert_close(second.vae.decode(silent)[0], earlier.decode(old)[0])
+        linear = [
+            (vae.decode_linear(latents) - video).square().mean()
+            for vae, latents in ((earlier, old), (second.vae, new))
+        ]
+    assert linear[1] < linear[0]
+    with pytest.raises(ValueError, match="cannot go on"):
+        VAEStage(Noise(), config, replace(SIZES, latent_channels=3), start=tmp_path)
+
+
+def test_faults_count_more_where_the_linear_map_is_far_off():
+    stage = new_stage()
+    video = Stripes().clips(5).float() / 255
+    latents = stage.vae.encode(video)[0]
+    focus = stage._focus(latents, video)
+    off = (stage.vae.decode_linear(latents) - video).abs().mean(2, keepdim=True)
+    assert focus.min() >= 1
+    assert focus.max() <= 1 + stage.config.focus
+    assert focus[off > 0.2].mean() > 1.5 * focus[off < 0.005].mean()

@@ -39,7 +39,14 @@ CONFIG = TransformerConfig(
     text_length=5,
     freq_width=16,
 )
-TOLD_TEXT = replace(CONFIG, learned_grid=(2, 3), pooled_text=True, text_canvas=16)
+TOLD_TEXT = replace(
+    CONFIG,
+    learned_grid=(2, 3),
+    pooled_text=True,
+    text_canvas=16,
+    canvas_frames=3,
+    predicts_clean=True,
+)
 STEPS = DenoisingSteps((1000.0, 500.0), (1.0, 0.5), "renoise")
 SHAPE = (1, 3, 4, 4, 6)
 NUM_BLOCKS = 9

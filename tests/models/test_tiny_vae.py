@@ -107,7 +107,7 @@ def test_the_storybook_makes_four_frames_of_each_latent_at_sixteen_times_the_siz
     with torch.inference_mode():
         latents, _ = vae.encode(torch.rand(1, 8, 3, 32, 48))
         pixels, _ = vae.decode(latents)
-    assert latents.shape == (1, 2, 32, 2, 3)
+    assert latents.shape == (1, 2, 64, 2, 3)
     assert pixels.shape == (1, 8, 3, 32, 48)
     assert pixels.min() >= 0
     assert pixels.max() <= 1

@@ -37,6 +37,7 @@ _SNOW_GLOW = 0.35  # lying snow is brighter than the light alone would make it
 _PARALLAX = (0.15, 0.40, 1.0)
 _HAZE = (0.26, 0.06, 0.0)
 _PAN = 0.07  # fastest camera, picture heights per second
+_PAN_EASE_S = 1.5  # how soon it comes near its speed
 NUM_FATES = 9
 """Chance numbers of a clip."""
 
@@ -59,11 +60,12 @@ def _sink(picture: Tensor, by_px: Tensor) -> Tensor:
 def _camera(shot: Shot, time: Tensor) -> Tensor:
     """Where the camera is after [N] seconds, [N].  A quarter of all clips stand still.
 
-    It always begins at the same place: scenery that its text settles is drawn sharp in a few steps.
+    It always begins at the same place and at rest: scenery that its text settles is drawn sharp in
+    a few steps.
     """
     side = shot.fate[:, 1] * 2 - 1
     speed = _PAN * torch.where(side.abs() < 0.25, torch.zeros_like(side), side)
-    return speed * time
+    return speed * (time + _PAN_EASE_S * torch.expm1(time / -_PAN_EASE_S))
 
 
 class SmallPainter:
@@ -249,8 +251,8 @@ class SmallPainter:
         camera = _camera(shot, shot.t) + 4.8 * shot.fate[:, 8]
         colour = 0.60 + 0.40 * daylight
         for amount, falling, strength in (
-            (rain, self.sky.raining, 0.62),
-            (snow, self.sky.snowing, 0.92),
+            (rain, self.sky.raining, 0.45),
+            (snow, self.sky.snowing, 0.75),
         ):
             seen = (amount > 0).nonzero()[:, 0]
             if not len(seen):

@@ -21,7 +21,7 @@ MOTIONS: tuple[str, ...] = (
 )  # fmt: skip
 GROUND_Y = 0.90
 # The side of the square a sprite is drawn into: it holds the largest one turned by 45 degrees.
-PATCH = 0.66
+PATCH = 0.82
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Stage:
 
     def __init__(self, device: torch.device, height: int) -> None:
         atlas = load_atlas(SMALL_PLAN)
-        cell = max(8, round(0.46 * height))
+        cell = max(8, round(0.58 * height))
         sprites = functional.interpolate(
             atlas.sprites, size=(cell, cell), mode="bilinear", antialias=True, align_corners=False
         )
@@ -70,27 +70,27 @@ class Stage:
         """Where each subject is.
 
         subject, motion: [N] class numbers.  t: [N] seconds.  fate: [N, 4], numbers in 0..1 that
-        stay the same for a clip (phase and speed are used).  aspect: width over height.
+        stay the same for a clip (the speed is used).  aspect: width over height.
         At t = 0 every motion begins in the middle, upright: a first picture that its text nearly
         settles can be drawn sharp in a few steps; what is open afterwards, the past settles.
         """
-        phase, pace = fate[:, 1] * 2 * math.pi, 0.85 + 0.3 * fate[:, 2]
+        pace = 0.95 + 0.1 * fate[:, 2]
         size = self.size[subject]
         standing = GROUND_Y - size * self.half_height[subject]
         still = torch.zeros_like(t)
         place = still + aspect / 2
         span = aspect + 1.1 * size
-        forth = torch.remainder(0.34 * pace * t + place + 0.55 * size, span) - 0.55 * size
+        forth = torch.remainder(0.24 * pace * t + place + 0.55 * size, span) - 0.55 * size
         aloft = torch.where(self.flies[subject], 0.44, standing)
-        bob = aloft + 0.012 * torch.sin(4.0 * t + phase)
-        hop = torch.sin(2.8 * pace * t).abs()
-        wheel = 1.7 * pace * t + math.pi / 2
+        bob = aloft + 0.012 * torch.sin(4.0 * t)
+        hop = torch.sin(2.2 * pace * t).abs()
+        wheel = 1.2 * pace * t + math.pi / 2
         resting = torch.where(self.facing[subject] < 0, -1.0, 1.0)
         poses = (
             (place, standing, still, resting),
             (aspect - forth, bob, still, still - 1.0),
             (forth, bob, still, still + 1.0),
-            (place, standing - 0.34 * hop, still, resting),
+            (place, standing - 0.28 * hop, still, resting),
             (
                 place + 0.07 * torch.sin(0.8 * pace * t),
                 0.40 + 0.06 * torch.sin(1.6 * pace * t),
@@ -103,7 +103,7 @@ class Stage:
                 still,
                 (-5.0 * torch.sin(wheel)).clamp(-1, 1),
             ),
-            (place, 0.52 + still, 2.4 * pace * t, resting),
+            (place, 0.52 + still, 1.6 * pace * t, resting),
         )
         columns = [
             torch.stack([pose[i] for pose in poses]).gather(0, motion[None])[0] for i in range(4)

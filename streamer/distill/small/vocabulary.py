@@ -134,17 +134,22 @@ _HELD_OUT: dict[str, dict[str, tuple[str, ...]]] = {
         "floats": ("levitating",), "circles": ("orbiting",), "spins": ("twirling", "whirling"),
     },
 }  # fmt: skip
+# What a subject does, and where, when nothing is said about it: one answer each, so that a text
+# settles its first picture.
 _NATURAL: dict[str, tuple[str, ...]] = {
     "floats": ("balloon", "butterfly", "star"),
-    "moves left": ("car", "bus", "airplane", "sailboat", "horse", "fish"),
-    "moves right": ("car", "bus", "airplane", "sailboat", "rocket", "horse", "fish"),
+    "moves left": ("bus", "sailboat", "horse"),
+    "moves right": ("car", "fish", "airplane", "rocket"),
     "bounces": ("ball", "whale", "rabbit"),
     "circles": ("parrot",),
     "rests": ("dog", "cat", "elephant", "penguin", "dinosaur", "robot"),
 }
 _HABITAT: dict[str, tuple[str, ...]] = {
     "ocean": ("fish", "whale", "sailboat"),
-    "city": ("car", "bus"),
+    "city": ("car", "bus", "robot"),
+    "desert": ("elephant",),
+    "forest": ("parrot", "dinosaur"),
+    "mountains": ("airplane", "rocket"),
 }
 # Further ways to say a class, so that common words outside the captions land where they should:
 # things the world does not have become the most alike thing it has.  No held-out synonym is here.

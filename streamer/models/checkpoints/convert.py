@@ -96,7 +96,7 @@ def _wanted(found: Recognised, entries: Mapping[str, Entry]) -> dict[str, tuple[
         return {name: entry.shape for name, entry in entries.items()}
     sizes = found.sizes
     grid, pooling = entries.get("grid_embedding"), entries.get("text_pooling.0.weight")
-    canvas = entries.get("text_canvas.picture.correction.0.weight")
+    canvas = entries.get("text_canvas.picture.figure.sum.weight")
     whole_text = pooling or canvas  # both read all slots of a text at once
     with torch.device("meta"):
         model = CausalWanTransformer(
@@ -115,11 +115,20 @@ def _wanted(found: Recognised, entries: Mapping[str, Entry]) -> dict[str, tuple[
                 learned_grid=None if grid is None else (grid.shape[0], grid.shape[1]),
                 pooled_text=pooling is not None,
                 text_canvas=0 if canvas is None else canvas.shape[0],
+                canvas_frames=_canvas_frames(entries),
+                predicts_clean="canvas_gate.1.weight" in entries,
             )
         )
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_names(found, wanted)
     return wanted
+
+
+def _canvas_frames(entries: Mapping[str, Entry]) -> int:
+    """Latent frames of a canvas: figures are seen in each of them, the place in all."""
+    place = entries.get("text_canvas.picture.place.1.bias")
+    colours = entries.get("text_canvas.picture.colours.bias")
+    return colours.shape[0] // place.shape[0] if place and colours else 1
 
 
 def _stored_as(entry: Entry, dtype: torch.dtype | None) -> torch.dtype:
