@@ -59,6 +59,8 @@ TILES = {
     (4, 64): Tile(queries=32, keys=32, num_warps=8, num_stages=2),
     (4, 128): Tile(queries=16, keys=16, num_warps=8, num_stages=2),
 }
+# The same for a ring of codes before Hopper: with 128 queries, Triton 3.6 spills on sm_80.
+CODED_TILES = TILES | {(2, 128): Tile(queries=64, keys=64, num_warps=8, num_stages=3)}
 # Head width -> tile of the Hopper form.  Four warps: more, and the compiler drops their roles.
 HOPPER_TILES = {
     64: Tile(queries=128, keys=128, num_warps=4, num_stages=2),
@@ -67,14 +69,17 @@ HOPPER_TILES = {
 # Small, so that toy sizes cross tile borders; the interpreter's time goes with the number of tiles.
 INTERPRETER_TILE = Tile(queries=32, keys=32, num_warps=1, num_stages=1)
 MERGED_ROWS = 16
+HOPPER = 90
 
 
-def pick_tile(element_size: int, head_width: int) -> Tile:
-    """The tile for elements of so many bytes and a padded head width.
+def pick_tile(element_size: int, head_width: int, capability: int, is_coded: bool = False) -> Tile:
+    """The tile for queries of so many bytes an element and a padded head width.
 
+    capability: as in sm_90.  is_coded: whether the ring holds codes.
     Raises ValueError when the width is larger than every row of the table.
     """
-    for (size, width), tile in TILES.items():
+    table = CODED_TILES if is_coded and capability < HOPPER else TILES
+    for (size, width), tile in table.items():
         if size == element_size and head_width <= width:
             return tile
     raise ValueError(f"heads are {head_width} wide, the largest tile is for {max(TILES)[1]}")
@@ -203,8 +208,11 @@ def _launch(
     width = padded_width(head_width)
     if IS_INTERPRETED:
         tile = INTERPRETER_TILE
+    elif is_hopper:
+        tile = HOPPER_TILES[width]
     else:
-        tile = HOPPER_TILES[width] if is_hopper else pick_tile(q.element_size(), width)
+        is_coded = scales is not None
+        tile = pick_tile(q.element_size(), width, capability(q.device), is_coded)
     plan, pieces, merges = _device_plan(
         tuple(view.num_queries for view in table.views),
         table.has_sinks,

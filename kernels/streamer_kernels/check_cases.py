@@ -6,7 +6,7 @@ Sizes: Wan2.1 1.3B (12 heads of 128, width 1536, feed-forward 8960) and 14B (wid
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from triton.runtime import JITFunction
@@ -15,6 +15,7 @@ from streamer_kernels.attend_hopper_triton import attend_hopper_kernel
 from streamer_kernels.attend_merge_triton import attend_merge_kernel
 from streamer_kernels.attend_pointer_triton import attend_pointer_kernel
 from streamer_kernels.attend_triton import (
+    HOPPER,
     HOPPER_TILES,
     MERGED_ROWS,
     TILES,
@@ -121,8 +122,6 @@ def attend_case(
         # Tensor cores, and copies that do not wait.
         wanted={80: ("HMMA", "LDGSTS"), 90: ("HGMMA", "LDGSTS")} if is_half else {},
         pointers={"K": CODES[codes], "V": CODES[codes]} if codes else {},
-        # There is no e4m3 before sm_89.
-        targets=(90,) if codes == "fp8" else (80, 90),
     )
 
 
@@ -158,16 +157,28 @@ def _attend_constants(
 
 def _attend_cases(is_complete: bool) -> list[Case]:
     bf16 = torch.bfloat16
-    found = [attend_case(128, bf16, pick_tile(2, 128), has_lse=True)]
+    found = [attend_case(128, bf16, pick_tile(2, 128, HOPPER), has_lse=True)]
     found += [hopper_case(128, HOPPER_TILES[128], has_lse=True)]
-    found += [attend_case(128, bf16, pick_tile(2, 128), codes=codes) for codes in CODES]
-    found += [_merge_case(128, pick_tile(2, 128).queries)]
+    found += _coded_cases(128)
+    found += [_merge_case(128, pick_tile(2, 128, HOPPER).queries)]
     if is_complete:
         kinds = {2: bf16, 4: torch.float32}
         found += [attend_case(width, kinds[size], tile) for (size, width), tile in TILES.items()]
         found += [hopper_case(width, tile) for width, tile in HOPPER_TILES.items()]
-        found += [attend_case(64, bf16, pick_tile(2, 64), codes=codes) for codes in CODES]
-        found += [_merge_case(64, pick_tile(2, 64).queries)]
+        found += _coded_cases(64)
+        found += [_merge_case(64, pick_tile(2, 64, HOPPER).queries)]
+    return found
+
+
+def _coded_cases(width: int) -> list[Case]:
+    """The pointer form over rings of codes, with the tile that each device takes."""
+    found = []
+    for codes in CODES:
+        # There is no e4m3 before sm_89.
+        for target in (HOPPER,) if codes == "fp8" else (80, HOPPER):
+            tile = pick_tile(2, width, target, is_coded=True)
+            case = attend_case(width, torch.bfloat16, tile, codes=codes)
+            found.append(replace(case, targets=(target,)))
     return found
 
 
