@@ -174,19 +174,24 @@ class Ops:
     to_i420: ToI420
 
 
-Backend = Literal["torch", "triton"]
+Backend = Literal["torch", "triton", "compile"]
 
 
 def load_ops(backend: Backend = "torch") -> Ops:
     """The operations of a backend.  On a GPU, `streamer_kernels.choose` picks among them.
 
+    compile: the references through PyTorch's compiler, for benchmarks.
     Raises ImportError when the backend is not installed and ValueError when its name is unknown.
     """
     if backend == "torch":
         return _load_torch()
     if backend == "triton":
         return _load_triton()
-    raise ValueError(f"backend is {backend!r}, expected 'torch' or 'triton'")
+    if backend == "compile":
+        from streamer_kernels.compiled import compile_ops
+
+        return compile_ops()
+    raise ValueError(f"backend is {backend!r}, expected 'torch', 'triton' or 'compile'")
 
 
 def _load_torch() -> Ops:

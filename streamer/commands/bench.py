@@ -34,7 +34,11 @@ BLOCKS, FLAT_BLOCKS = 40, 400
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="So many of the model's steps.")
 @click.option("--size", metavar="WxH", help="The picture, in pixels.")
 @click.option("--decoder", metavar="KIND[=PATH]", help="tiny, wan, lightvae or taehv.")
-@click.option("--backend", type=click.Choice(["auto", "torch", "triton"]), help="Of the kernels.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "torch", "triton", "compile"]),
+    help="Of the kernels.  compile: PyTorch's own compiler, for comparison.",
+)
 @click.option("--eight-bit", type=click.Choice(["fp8", "int8"]), help="Linear maps in eight bits.")
 @click.option("--eight-bit-cache", type=click.Choice(["fp8", "int8"]), help="Keys and values, too.")
 @click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +53,16 @@ def test_a_processor_computes_with_the_references(tiny_model: DiffusionModel):
     assert tiny_model.ops == load_ops("torch")
     assert tiny_model.chosen == (("all", "torch"),)
     assert all(block.self_attn.joined is None for block in tiny_model.transformer.blocks)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler warns of itself
+@pytest.mark.skipif(shutil.which("g++") is None, reason="PyTorch's compiler needs one for C++")
+def test_pytorchs_compiler_makes_the_same_pictures(tiny_config: Config, tiny_model: DiffusionModel):
+    compiled = load(changed(tiny_config, kernels="compile"))
+    assert compiled.chosen == (("all", "torch-compile"),)
+    for mine, wanted in zip(play(compiled, 2), play(tiny_model, 2), strict=True):
+        np.testing.assert_allclose(mine.latents, wanted.latents, atol=1e-3)
 
 
 def test_triton_on_a_processor_is_refused_with_a_way_out(tiny_config: Config):
