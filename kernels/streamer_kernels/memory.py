@@ -125,9 +125,9 @@ class Memory:
 def condemn_hanging(path: Path) -> list[str]:
     """After processes were killed because they hung: what they were trying counts as fatal.
 
-    path: the file of choices.  result: the backends' names.
+    path: the file of choices.  result: the backends' names, those that were known before left out.
     """
-    found = list(_notes(path))
+    found = [(file, note) for file, note in _notes(path) if not note.is_sure]
     for file, note in found:
         file.write_text(json.dumps(asdict(note) | {"is_sure": True}), encoding="utf-8")
     return sorted({note.name for _, note in found})

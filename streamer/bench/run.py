@@ -7,6 +7,7 @@ the window is full.  Both are always given, so that neither is taken for the oth
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -104,6 +105,11 @@ class Bench:
         self.blocks[-1] = _without_pictures(self.blocks[-1])
         self.blocks.append(block)
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether there are blocks enough at full window to speak of a steady state."""
+        return len(self.times_ms) >= fill_blocks(self.config) + WARM_UP_BLOCKS
+
     async def figures(self) -> ModelFigures:
         """Figures of the model and its machine, while nothing else runs."""
         return await self._engine.measure()
@@ -177,12 +183,15 @@ class Bench:
         )
 
 
-async def bench(config: Config, settings: Settings, num_blocks: int) -> BenchReport:
+async def bench(
+    config: Config, settings: Settings, num_blocks: int, within_s: float = math.inf
+) -> BenchReport:
     """Make `num_blocks` blocks of one stream and time each; warmed up before.
 
-    Raises ConfigError when there are too few to have a steady state.
+    within_s: make no more after so long, loading included, once there is a steady state.
+    Raises ConfigError when there are too few blocks to have one.
     """
-    return (await _by_turns(config, [settings], num_blocks))[0]
+    return (await _by_turns(config, [settings], num_blocks, within_s))[0]
 
 
 @dataclass(frozen=True)
@@ -203,12 +212,18 @@ class Comparison:
         return asdict(self)
 
 
-async def compare(config: Config, pair: tuple[Settings, Settings], num_blocks: int) -> Comparison:
+async def compare(
+    config: Config,
+    pair: tuple[Settings, Settings],
+    num_blocks: int,
+    within_s: float = math.inf,
+) -> Comparison:
     """Make blocks under two settings by turns: A B A B.  Both models are loaded at a time.
 
+    within_s: see `bench`.
     Raises ConfigError when there are too few blocks to have a steady state.
     """
-    first, second = await _by_turns(config, list(pair), num_blocks)
+    first, second = await _by_turns(config, list(pair), num_blocks, within_s)
     return Comparison(
         first,
         second,
@@ -218,9 +233,10 @@ async def compare(config: Config, pair: tuple[Settings, Settings], num_blocks: i
 
 
 async def _by_turns(
-    config: Config, settings: Sequence[Settings], num_blocks: int
+    config: Config, settings: Sequence[Settings], num_blocks: int, within_s: float
 ) -> list[BenchReport]:
     benches: list[Bench] = []
+    until = time.perf_counter() + within_s
     for each in settings:
         check_blocks(each.apply(config), num_blocks)
     try:
@@ -228,6 +244,8 @@ async def _by_turns(
             benches.append(Bench(config, each))
             await benches[-1].start()
         for _ in range(num_blocks - 1):
+            if time.perf_counter() > until and all(run.is_steady for run in benches):
+                break
             for run in benches:
                 await run.advance()
         return [run.report(await run.figures()) for run in benches]

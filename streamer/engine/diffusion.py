@@ -44,7 +44,7 @@ from streamer.engine.parts import (
     read_steps,
 )
 from streamer.engine.quality import Trial, change_within, check_eight_bit
-from streamer.engine.rates import copy_rate, device_name, matrix_rate, peak_bytes
+from streamer.engine.rates import copy_rate, device_name, forget_peak, matrix_rate, peak_bytes
 from streamer.engine.steering import Mixture, Steering
 from streamer.engine.timeline import Mark, Timeline
 from streamer.errors import ConfigError, EngineError
@@ -158,6 +158,7 @@ class DiffusionModel:
         self.num_graphs = 0
         self.decode_thread: DecodeThread | None = None
         self.num_ahead = 0
+        forget_peak(self.device)
         report(0.9, "making a first picture")
         spec = StreamSpec(config.name, 0, self.stream.width, self.stream.height, 1)
         timings = self._warm_up(spec)

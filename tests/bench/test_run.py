@@ -164,6 +164,20 @@ async def test_clip_average_and_steady_state_are_told_apart(monkeypatch: pytest.
     assert made.matrix_share == pytest.approx(1e9 / 0.4 / 1e10)
 
 
+async def test_when_the_time_is_over_the_steady_state_so_far_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    config = use(monkeypatch, [0.1, 0.1, 0.1, 0.5])
+    made = await run.bench(config, Settings(), 1000, within_s=6.0)
+    assert 5 < made.blocks < 15
+    assert made.steady_fps == pytest.approx(12 / 0.5)
+    # Late already when the model is loaded: as few blocks as can be said to be steady.
+    made = await run.bench(config, Settings(), 1000, within_s=0.0)
+    assert made.blocks == made.fill_blocks + run.WARM_UP_BLOCKS
+    compared = await run.compare(config, (Settings(), Settings(window=6)), 1000, within_s=0.0)
+    assert compared.first.blocks == compared.second.blocks == made.blocks
+
+
 async def test_a_comparison_is_of_rates(monkeypatch: pytest.MonkeyPatch):
     config = use(monkeypatch, [0.1, 0.1, 0.1, 0.5])
     made = await run.compare(config, (Settings(), Settings(window=6)), 8)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from streamer.config import Config
 from streamer.driver import StreamDriver
+from streamer.engine import diffusion
 from streamer.engine.diffusion import DiffusionModel
 from streamer.engine.handle import Engine
 from streamer.engine.operations import choose_operations
@@ -93,6 +94,17 @@ def test_on_a_gpu_the_kernels_are_measured_at_the_steady_shape_and_told(
     assert (asked["dtype"], asked["path"]) == (torch.float32, Path("kept.json"))
     assert chosen == (("attend+attend_views", "fast"),)
     assert "op=attend+attend_views backend=fast" in caplog.text
+
+
+def test_memory_is_counted_from_the_first_picture_on(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    """On a GPU the references that kernels are compared with take more than any stream."""
+    told: list[str] = []
+    monkeypatch.setattr(diffusion, "forget_peak", lambda device: told.append("memory"))
+    DiffusionModel(tiny_config, lambda part, stage: told.append(stage))
+    assert told[told.index("memory") :] == ["memory", "making a first picture", "ready"]
+    assert "choosing kernels" in told
 
 
 def test_figures_are_those_of_the_steady_state(tiny_model: DiffusionModel):
