@@ -49,12 +49,13 @@ from streamer.engine.steering import Mixture, Steering
 from streamer.engine.timeline import Mark, Timeline
 from streamer.errors import ConfigError, EngineError
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext, StreamingContext
+from streamer.models.context import StreamingContext
 from streamer.models.flops import pass_flops
 from streamer.models.graph import CudaRecorder, Recorder, ReplayedPass
 from streamer.models.guidance import FlowModel
 from streamer.models.opening import encode_pictures
 from streamer.models.quantised import quantise
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import (
     BlockSolver,
     block_noise,

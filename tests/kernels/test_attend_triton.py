@@ -13,7 +13,7 @@ from streamer_kernels.attend_triton import padded_width, pick_tile
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
+from streamer.models.rolling import RollingContext
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 from tests.kernels.interpreter import Interpreter
 
