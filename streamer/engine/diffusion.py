@@ -238,6 +238,11 @@ class DiffusionModel:
                 is_fused=self.is_fused,
             )
 
+    def settle(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def take_seat(self) -> Seat:
         """Room on the device for one stream: kept from the last one, or new."""
         seat, self._seat = self._seat, None
