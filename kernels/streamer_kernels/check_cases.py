@@ -32,6 +32,8 @@ from streamer_kernels.i420 import BLUE, LUMA, RED
 from streamer_kernels.i420_triton import NUM_WARPS as I420_WARPS
 from streamer_kernels.i420_triton import PAIRS, to_i420_kernel
 from streamer_kernels.launch import OPERANDS, power_of_two, row_warps
+from streamer_kernels.merge_triton import NUM_WARPS as MERGE_WARPS
+from streamer_kernels.merge_triton import merge_kernel
 from streamer_kernels.modulate_triton import modulate_kernel
 from streamer_kernels.qk_norm_rope_triton import qk_norm_rope_kernel, rotate_kernel
 from streamer_kernels.quantise import LARGEST, SMALLEST
@@ -41,6 +43,7 @@ from streamer_kernels.quantise_triton import quantise_rows_kernel
 TYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 FLOAT_POINTERS = frozenset(
     {"Lse", "Partial", "Partial_lse", "Table", "Sink_table", "Scales", "K_scales", "V_scales"}
+    | {"A_sum", "B_sum", "Out_sum"}
 )
 CODES = {"int8": "*i8", "fp8": "*fp8e4nv"}
 INTEGER_POINTERS = {"Pieces": "*i32", "Spans": "*i32", "Merges": "*i32", "Slots": "*i64"}
@@ -160,7 +163,7 @@ def _attend_cases(is_complete: bool) -> list[Case]:
     found = [attend_case(128, bf16, pick_tile(2, 128, HOPPER), has_lse=True)]
     found += [hopper_case(128, HOPPER_TILES[128], has_lse=True)]
     found += _coded_cases(128)
-    found += [_merge_case(128, pick_tile(2, 128, HOPPER).queries)]
+    found += [_merge_case(128, pick_tile(2, 128, HOPPER).queries), _library_merge_case(12, 128)]
     if is_complete:
         kinds = {2: bf16, 4: torch.float32}
         found += [attend_case(width, kinds[size], tile) for (size, width), tile in TILES.items()]
@@ -195,6 +198,18 @@ def _merge_case(width: int, queries: int) -> Case:
             "HAS_LSE": True,
         },
         num_warps=4,
+    )
+
+
+def _library_merge_case(heads: int, width: int) -> Case:
+    """What puts the runs of a library's attention together."""
+    return Case(
+        name=f"merge {heads}x{width}",
+        kernel=merge_kernel,
+        dtype=torch.bfloat16,
+        constants={"HEADS": power_of_two(heads), "D": width, "WIDTH": width},
+        num_warps=MERGE_WARPS,
+        wanted=dict.fromkeys((80, 90), ("LDG.E.128",)),
     )
 
 

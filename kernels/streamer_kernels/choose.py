@@ -21,7 +21,12 @@ import torch
 from torch import Tensor
 
 from streamer_kernels import Ops, load_ops
-from streamer_kernels.attend_library import cudnn, flash_attention_3, torch_flash
+from streamer_kernels.attend_library import (
+    cudnn,
+    flash_attention_3,
+    torch_flash,
+    with_one_pass,
+)
 from streamer_kernels.memory import Memory
 from streamer_kernels.timing import DeviceTimer, Timer
 from streamer_kernels.workload import Attention, Shape, Work, row_works
@@ -293,8 +298,10 @@ def candidates_at_hand() -> list[Candidate]:
         Candidate("triton-pointer", attention("pointer")),
         Candidate("triton-hopper", attention("hopper")),
         Candidate("cudnn", library(cudnn)),
+        Candidate("cudnn+merge", library(lambda: with_one_pass(cudnn()))),
         Candidate("torch-flash", library(torch_flash)),
         Candidate("flash-attention-3", library(flash_attention_3)),
+        Candidate("flash-attention-3+merge", library(lambda: with_one_pass(flash_attention_3()))),
         Candidate("cublaslt", epilogue),
     ]
 

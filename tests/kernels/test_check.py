@@ -40,6 +40,7 @@ def test_every_operation_is_compiled_for_both_devices() -> None:
         "attend",
         "attend-hopper",
         "attend-merge",
+        "merge",
         "modulate",
         "gate-add-modulate",
         "qk-norm-rope-write",

@@ -367,7 +367,7 @@ def test_every_operation_is_checked() -> None:
 def test_backends_at_hand_offer_what_they_are_named_for() -> None:
     at_hand = {each.name: each for each in candidates_at_hand()}
     assert set(at_hand["torch"].load()) == {each.name for each in fields(Ops)}
-    for name in ("triton-pointer", "triton-hopper", "cudnn", "torch-flash"):
+    for name in ("triton-pointer", "triton-hopper", "cudnn", "cudnn+merge", "torch-flash"):
         assert set(at_hand[name].load()) == {"attend", "attend_views"}
     others = {each.name for each in fields(Ops)} - {"attend", "attend_views"}
     assert set(at_hand["triton"].load()) == others
