@@ -143,7 +143,7 @@ class LinearGelu(Protocol):
 
 
 class QuantiseRows(Protocol):
-    """See `streamer_kernels.quantise.quantise_rows`."""
+    """See `streamer_kernels.quantise`: `quantise_rows` and `gelu_quantise_rows`."""
 
     def __call__(self, x: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
         """Eight-bit numbers with one scale a row."""
@@ -171,6 +171,7 @@ class Ops:
     gate_add_layer_norm: GateAddLayerNorm
     linear_gelu: LinearGelu
     quantise_rows: QuantiseRows
+    gelu_quantise_rows: QuantiseRows
     to_i420: ToI420
 
 
@@ -202,7 +203,7 @@ def _load_torch() -> Ops:
     from streamer_kernels.i420 import to_i420
     from streamer_kernels.modulate import modulate
     from streamer_kernels.qk_norm_rope import qk_norm_rope, qk_norm_rope_write, rotate
-    from streamer_kernels.quantise import quantise_rows
+    from streamer_kernels.quantise import gelu_quantise_rows, quantise_rows
 
     return Ops(
         attend=attend,
@@ -216,6 +217,7 @@ def _load_torch() -> Ops:
         gate_add_layer_norm=gate_add_layer_norm,
         linear_gelu=linear_gelu,
         quantise_rows=quantise_rows,
+        gelu_quantise_rows=gelu_quantise_rows,
         to_i420=to_i420,
     )
 
@@ -227,7 +229,7 @@ def _load_triton() -> Ops:
     from streamer_kernels.i420_triton import to_i420
     from streamer_kernels.modulate_triton import modulate
     from streamer_kernels.qk_norm_rope_triton import qk_norm_rope, qk_norm_rope_write, rotate
-    from streamer_kernels.quantise_triton import quantise_rows
+    from streamer_kernels.quantise_triton import gelu_quantise_rows, quantise_rows
 
     return Ops(
         attend=attend,
@@ -241,5 +243,6 @@ def _load_triton() -> Ops:
         gate_add_layer_norm=gate_add_layer_norm,
         linear_gelu=linear_gelu,
         quantise_rows=quantise_rows,
+        gelu_quantise_rows=gelu_quantise_rows,
         to_i420=to_i420,
     )

@@ -51,6 +51,7 @@ SCALARS = frozenset({"scale", "eps"})
 ALIGNED_ENDINGS = ("_batch", "_token", "_head", "_slot", "_group", "num_columns", "height", "width")
 WIDTHS = (1536,)
 ALL_WIDTHS = (1536, 5120)
+FFN_WIDTHS = {1536: 8960, 5120: 13824}
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,7 @@ def _row_cases(widths: tuple[int, ...]) -> list[Case]:
                 )
             )
         found.append(_quantise_case(width, "fp8"))
+        found.append(_quantise_case(FFN_WIDTHS[width], "fp8", has_gelu=True))
         found += [_write_case(width, codes) for codes in CODES]
     # A head of the cache, of which several go to one program.
     return [*found, _quantise_case(128, "int8")]
@@ -267,11 +269,11 @@ def _write_case(width: int, codes: str) -> Case:
     )
 
 
-def _quantise_case(width: int, kind: str) -> Case:
+def _quantise_case(width: int, kind: str, has_gelu: bool = False) -> Case:
     padded = power_of_two(width)
     rows = max(1, QUANTISE_BLOCK // padded)
     return Case(
-        name=f"quantise-rows {kind} E={width}",
+        name=f"{'gelu-' * has_gelu}quantise-rows {kind} E={width}",
         kernel=quantise_rows_kernel,
         dtype=torch.bfloat16,
         constants={
@@ -281,6 +283,7 @@ def _quantise_case(width: int, kind: str) -> Case:
             "LARGEST": LARGEST[kind],
             "SMALLEST": SMALLEST,
             "IS_INTEGER": kind == "int8",
+            "HAS_GELU": has_gelu,
         },
         num_warps=row_warps(rows * padded),
         pointers={"Codes": CODES[kind]},

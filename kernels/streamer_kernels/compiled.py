@@ -22,6 +22,7 @@ COMPILED = (
     "gate_add_layer_norm",
     "linear_gelu",
     "quantise_rows",
+    "gelu_quantise_rows",
     "to_i420",
 )
 """Every operation besides attention."""

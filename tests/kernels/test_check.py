@@ -46,10 +46,14 @@ def test_every_operation_is_compiled_for_both_devices() -> None:
         "qk-norm-rope-write",
         "rotate",
         "quantise-rows",
+        "gelu-quantise-rows",
         "bias-gelu",
         "to-i420",
     }
-    assert {name for name, targets in served.items() if targets == {90}} == {"attend-hopper"}
+    assert {name for name, targets in served.items() if targets == {90}} == {
+        "attend-hopper",
+        "gelu-quantise-rows",
+    }
     rings: dict[str, list[int]] = {"int8": [], "fp8": []}
     for case in cases(False):
         if case.name.startswith("attend") and "ring=" in case.name:
