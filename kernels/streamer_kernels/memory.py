@@ -154,7 +154,12 @@ def _is_running(pid: int) -> bool:
         return False
     except OSError:
         return True
-    return True
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    # Ended, but nobody has asked how: in a container that may stay so.
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def default_path() -> Path:

@@ -308,6 +308,21 @@ def test_one_killed_process_is_enough_where_it_is_known_to_have_hung(tmp_path: P
     assert set(memory.fatal("attend")) == {"hangs"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_a_process_whose_end_nobody_has_asked_for_has_ended_too(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.json"
+    memory = Memory(path, "here")
+    memory.condemn("attend", "hangs")
+    ended = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert ended.stdout is not None
+    ended.stdout.read()  # until it has ended
+    note = path.with_suffix(f".trying-{ended.pid}")
+    path.with_suffix(f".trying-{os.getpid()}").rename(note)
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert set(memory.fatal("attend")) == {"hangs"}
+    ended.communicate()
+
+
 def test_what_another_process_tries_right_now_is_not_suspected(tmp_path: Path) -> None:
     path = tmp_path / "kernels.json"
     memory = Memory(path, "here")
