@@ -21,7 +21,7 @@ from torch import Tensor
 
 from streamer_kernels.attend_hopper_triton import attend_hopper_kernel
 from streamer_kernels.attend_merge_triton import attend_merge_kernel
-from streamer_kernels.attend_plan import Plan, plan_attention
+from streamer_kernels.attend_plan import FULL_WINDOW, Plan, plan_attention
 from streamer_kernels.attend_pointer_triton import attend_pointer_kernel
 from streamer_kernels.attend_views import MAX_SPANS, Span, View, ViewTable, check_views
 from streamer_kernels.launch import (
@@ -153,7 +153,8 @@ def attend_views(
 
     The pointer form never reads slots outside the spans.  The Hopper form reads up to a tile past
     the end of a span and forgets it, which works for finite numbers only.
-    processors: how many the launch is cut up for; None asks the device.
+    processors: how many the launch is cut up for, as if the window were full; None asks the device,
+        and takes the keys that there are.
     Element types, devices, form and errors: see `attend`.
     """
     _check(q, k, v, q_sink, scales)
@@ -181,9 +182,10 @@ def _device_plan(
     tile_queries: int,
     num_heads: int,
     processors: int,
+    num_keys: int,
     device: torch.device,
 ) -> tuple[Plan, Tensor, Tensor]:
-    plan = plan_attention(num_queries, has_sinks, tile_queries, num_heads, processors)
+    plan = plan_attention(num_queries, has_sinks, tile_queries, num_heads, processors, num_keys)
     pieces = torch.tensor([(*astuple(piece), 0) for piece in plan.pieces], dtype=torch.int32)
     merges = torch.tensor([astuple(merge) for merge in plan.merges], dtype=torch.int32)
     return plan, pieces.to(device), merges.to(device)
@@ -219,6 +221,7 @@ def _launch(
         tile.queries,
         batch * num_heads,
         processors or num_processors(q.device),
+        FULL_WINDOW if processors else table.most_keys,
         q.device,
     )
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

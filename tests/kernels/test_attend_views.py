@@ -110,6 +110,11 @@ def test_views_that_no_kernel_can_serve_are_refused(views: list[View], message: 
         ViewTable(views)
 
 
+def test_a_table_tells_the_most_keys_that_a_query_sees_besides_sinks() -> None:
+    views = [View(3, (Span(0, 4, is_sink=True), Span(4, 10))), View(2, (Span(6, 8), Span(9, 20)))]
+    assert ViewTable(views).most_keys == 13
+
+
 def test_a_table_is_updated_at_its_address() -> None:
     table = ViewTable(VIEWS)
     address, before = table.spans.data_ptr(), table.spans.clone()
