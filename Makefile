@@ -13,7 +13,7 @@ help:
 	@echo "make test    install what the tests need and run them all"
 	@echo "make check   formatting, lint, types (Python and JavaScript)"
 	@echo "make bench   how fast the embedded model runs on this machine"
-	@echo "make bench-gpu  the kernels, and the 1.3B model with random weights, on this GPU"
+	@echo "make bench-gpu  kernels, decoders and the published models with random weights, on this GPU"
 	@echo "make distill-toy  every stage of a distillation, tiny, and a block of what it made"
 	@echo "make setup   only make the virtual environment and install"
 
@@ -49,17 +49,8 @@ bench: setup
 	$(BIN)/streamer bench $(ARGS)
 
 # Under nine minutes of one GPU; needs no weights.  What it finds is in artefacts/bench-gpu.
-BENCH_GPU = $(BIN)/streamer bench --config wan2.1-t2v-1.3b-self-forcing --random-weights \
-	--size 832x480 --decoder taehv --blocks 24
 bench-gpu: setup
-	@mkdir -p artefacts/bench-gpu
-	timeout 200 $(BIN)/python -m streamer_kernels.bench --json artefacts/bench-gpu/kernels.json
-	timeout 110 $(BENCH_GPU) --compare window=21 window=12 > artefacts/bench-gpu/bf16.txt
-	@cat artefacts/bench-gpu/bf16.txt
-	timeout 110 $(BENCH_GPU) --compare window=21,eight_bit=fp8 window=12,eight_bit=fp8 \
-		> artefacts/bench-gpu/fp8.txt
-	@cat artefacts/bench-gpu/fp8.txt
-	timeout 60 $(BENCH_GPU) --window 21 --no-graphs --json > artefacts/bench-gpu/no-graphs.json
+	$(BIN)/streamer bench gpu $(ARGS)
 
 # Three minutes of a CPU; goes on where it stands.  What it makes can be served.
 distill-toy: $(VENV)/.installed-distill

@@ -197,7 +197,8 @@ class ModelSection(Section):
     """Everything the `wan` family needs to make video.
 
     kernels: `auto` takes, on a GPU, what measures fastest among those that are right; `torch` and
-    `triton` take all of one kind.  A CPU has PyTorch only.
+    `triton` take all of one kind.  A CPU has PyTorch only.  `compile` is PyTorch's own compiler,
+    for comparison in benchmarks: it needs minutes at the start.
     graphs: whether a GPU replays recorded passes, which spares the host the work of launching them.
     eight_bit: linear maps in eight-bit numbers: `fp8` needs compute capability 8.9, `int8` runs
     everywhere.  The model then starts only if its pictures stay near those of its own precision, at
@@ -218,7 +219,7 @@ class ModelSection(Section):
     text: TextSection
     device: str = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
-    kernels: Literal["auto", "torch", "triton"] = "auto"
+    kernels: Literal["auto", "torch", "triton", "compile"] = "auto"
     graphs: bool = True
     eight_bit: Literal["fp8", "int8"] | None = None
     eight_bit_cache: Literal["fp8", "int8"] | None = None

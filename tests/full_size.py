@@ -23,9 +23,9 @@ import torch
 from streamer.config import load_config
 from streamer.models.cache import RingLayout
 from streamer.models.checkpoints import load_checkpoint
-from streamer.models.context import RollingContext
 from streamer.models.guidance import FlowModel
 from streamer.models.needs import needs, transformer_parameters
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import FlowMatchTable, block_noise, denoise_block
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 

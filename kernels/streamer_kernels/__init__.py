@@ -143,7 +143,7 @@ class LinearGelu(Protocol):
 
 
 class QuantiseRows(Protocol):
-    """See `streamer_kernels.quantise.quantise_rows`."""
+    """See `streamer_kernels.quantise`: `quantise_rows` and `gelu_quantise_rows`."""
 
     def __call__(self, x: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
         """Eight-bit numbers with one scale a row."""
@@ -171,22 +171,28 @@ class Ops:
     gate_add_layer_norm: GateAddLayerNorm
     linear_gelu: LinearGelu
     quantise_rows: QuantiseRows
+    gelu_quantise_rows: QuantiseRows
     to_i420: ToI420
 
 
-Backend = Literal["torch", "triton"]
+Backend = Literal["torch", "triton", "compile"]
 
 
 def load_ops(backend: Backend = "torch") -> Ops:
     """The operations of a backend.  On a GPU, `streamer_kernels.choose` picks among them.
 
+    compile: the references through PyTorch's compiler, for benchmarks.
     Raises ImportError when the backend is not installed and ValueError when its name is unknown.
     """
     if backend == "torch":
         return _load_torch()
     if backend == "triton":
         return _load_triton()
-    raise ValueError(f"backend is {backend!r}, expected 'torch' or 'triton'")
+    if backend == "compile":
+        from streamer_kernels.compiled import compile_ops
+
+        return compile_ops()
+    raise ValueError(f"backend is {backend!r}, expected 'torch', 'triton' or 'compile'")
 
 
 def _load_torch() -> Ops:
@@ -197,7 +203,7 @@ def _load_torch() -> Ops:
     from streamer_kernels.i420 import to_i420
     from streamer_kernels.modulate import modulate
     from streamer_kernels.qk_norm_rope import qk_norm_rope, qk_norm_rope_write, rotate
-    from streamer_kernels.quantise import quantise_rows
+    from streamer_kernels.quantise import gelu_quantise_rows, quantise_rows
 
     return Ops(
         attend=attend,
@@ -211,6 +217,7 @@ def _load_torch() -> Ops:
         gate_add_layer_norm=gate_add_layer_norm,
         linear_gelu=linear_gelu,
         quantise_rows=quantise_rows,
+        gelu_quantise_rows=gelu_quantise_rows,
         to_i420=to_i420,
     )
 
@@ -222,7 +229,7 @@ def _load_triton() -> Ops:
     from streamer_kernels.i420_triton import to_i420
     from streamer_kernels.modulate_triton import modulate
     from streamer_kernels.qk_norm_rope_triton import qk_norm_rope, qk_norm_rope_write, rotate
-    from streamer_kernels.quantise_triton import quantise_rows
+    from streamer_kernels.quantise_triton import gelu_quantise_rows, quantise_rows
 
     return Ops(
         attend=attend,
@@ -236,5 +243,6 @@ def _load_triton() -> Ops:
         gate_add_layer_norm=gate_add_layer_norm,
         linear_gelu=linear_gelu,
         quantise_rows=quantise_rows,
+        gelu_quantise_rows=gelu_quantise_rows,
         to_i420=to_i420,
     )

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from streamer_kernels.attend_views import Span, View, ViewTable, check_views
+from streamer_kernels.merge import Merge, merge
 from streamer_kernels.quantise import RingScales, dequantise_ring
 
 Dense = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -25,10 +26,14 @@ Dense = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class LibraryAttention:
-    """The two attention operations over one library.  Forward only."""
+    """The two attention operations over one library.  Forward only.
+
+    merge: puts runs together, see `merge.merge`.
+    """
 
     name: str
     dense: Dense
+    merge: Merge = merge
 
     def attend(
         self,
@@ -95,7 +100,7 @@ class LibraryAttention:
             run = slice(span.first, span.end)
             out, log_sum = self.dense(query, k[:, run], v[:, run])
             parts.append((out, log_sum + span.log_weight if span.log_weight else log_sum))
-        return parts[0] if len(parts) == 1 else merge(parts)
+        return parts[0] if len(parts) == 1 else self.merge(parts)
 
     def _refuse_gradient(self, *tensors: Tensor | None) -> None:
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
@@ -105,17 +110,11 @@ class LibraryAttention:
             )
 
 
-def merge(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Attention over disjoint runs of slots, from the results and log-sums of each.
+def with_one_pass(library: LibraryAttention) -> LibraryAttention:
+    """The same library, its runs put together by our kernel.  Raises ImportError without Triton."""
+    from streamer_kernels.merge_triton import merge as merge_in_one_pass
 
-    parts: ([B,N,A,D], [B,A,N]); results the same.  Summed in float32.
-    """
-    log_sums = torch.stack([log_sum for _, log_sum in parts])
-    total = torch.logsumexp(log_sums, dim=0)
-    weights = (log_sums - total).exp().transpose(2, 3).unsqueeze(-1)
-    out = sum(part.float() * weight for (part, _), weight in zip(parts, weights, strict=True))
-    assert isinstance(out, Tensor)
-    return out.to(parts[0][0].dtype), total
+    return replace(library, name=f"{library.name}+merge", merge=merge_in_one_pass)
 
 
 def _log_sums(log_sum: Tensor, q: Tensor) -> Tensor:

@@ -14,9 +14,11 @@ from functools import cache
 
 DIRECT = -1
 MAX_PARTS = 16
-PART_COST = 0.01
-"""Time of starting a part and of writing and merging its result, in tiles over a full window: the
-size of what it writes against what a tile reads.  An estimate, not a measurement."""
+PART_SLOTS = 328
+"""Time of starting a part and of writing and merging its result, in slots of keys and values: the
+size of what it writes against what a slot holds.  An estimate, not a measurement."""
+FULL_WINDOW = 32760
+"""Slots of 21 latent frames at 832x480."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,11 @@ def plan_attention(
     tile_queries: int,
     num_heads: int,
     num_processors: int,
+    num_keys: int = FULL_WINDOW,
 ) -> Plan:
     """Cut views of so many queries for `num_heads` heads (samples times heads).
+
+    num_keys: that a query sees; short runs, such as a text's, are not worth splitting.
 
     A tile never belongs to two views.  Where there are sinks, they are pieces of their own, since a
     piece has one query: short pieces, which fill the last wave by themselves.
@@ -80,7 +85,7 @@ def plan_attention(
         for first in range(0, count, tile_queries)
     ]
     num_split, num_parts = (
-        (0, 1) if has_sinks else choose_split(len(tiles), num_heads, num_processors)
+        (0, 1) if has_sinks else choose_split(len(tiles), num_heads, num_processors, num_keys)
     )
     long: list[Piece] = []
     short: list[Piece] = []
@@ -106,30 +111,38 @@ def _starts(counts: tuple[int, ...]) -> list[int]:
 
 
 @cache
-def choose_split(num_tiles: int, num_heads: int, num_processors: int) -> tuple[int, int]:
+def choose_split(
+    num_tiles: int, num_heads: int, num_processors: int, num_keys: int = FULL_WINDOW
+) -> tuple[int, int]:
     """How many tiles of each head to split, and into how many parts, for the earliest end.
 
     (0, 1): none.  Ties go to less splitting.
     """
-    best = (finish_time(num_tiles, 0, 1, num_heads, num_processors), 0, 1)
+    best = (finish_time(num_tiles, 0, 1, num_heads, num_processors, num_keys), 0, 1)
     # More than one wave of tiles is never worth splitting, and if there is less, all may be.
     most = min(num_tiles, -(-num_processors // num_heads))
     for num_split in range(1, most + 1):
         for num_parts in range(2, MAX_PARTS + 1):
-            time = finish_time(num_tiles, num_split, num_parts, num_heads, num_processors)
+            split = num_tiles, num_split, num_parts
+            time = finish_time(*split, num_heads, num_processors, num_keys)
             best = min(best, (time, num_split, num_parts))
     return best[1], best[2]
 
 
 def finish_time(
-    num_tiles: int, num_split: int, num_parts: int, num_heads: int, num_processors: int
+    num_tiles: int,
+    num_split: int,
+    num_parts: int,
+    num_heads: int,
+    num_processors: int,
+    num_keys: int = FULL_WINDOW,
 ) -> float:
     """When the last program ends, in tiles, if every free processor takes the next piece."""
     whole, parts = (num_tiles - num_split) * num_heads, num_split * num_heads * num_parts
     waves, rest = divmod(whole, num_processors)
     free = [waves + 1.0] * rest + [float(waves)] * (num_processors - rest)
     heapq.heapify(free)
-    share = 1.0 / num_parts + PART_COST if num_parts > 1 else 1.0
+    share = 1.0 / num_parts + PART_SLOTS / num_keys if num_parts > 1 else 1.0
     for _ in range(parts):
         heapq.heapreplace(free, free[0] + share)
     return max(free)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from streamer_kernels.attend_hopper_triton import attend_hopper_kernel
 from streamer_kernels.attend_merge_triton import attend_merge_kernel
-from streamer_kernels.attend_plan import Plan, plan_attention
+from streamer_kernels.attend_plan import FULL_WINDOW, Plan, plan_attention
 from streamer_kernels.attend_pointer_triton import attend_pointer_kernel
 from streamer_kernels.attend_views import MAX_SPANS, Span, View, ViewTable, check_views
 from streamer_kernels.launch import (
@@ -59,6 +59,8 @@ TILES = {
     (4, 64): Tile(queries=32, keys=32, num_warps=8, num_stages=2),
     (4, 128): Tile(queries=16, keys=16, num_warps=8, num_stages=2),
 }
+# The same for a ring of codes before Hopper: with 128 queries, Triton 3.6 spills on sm_80.
+CODED_TILES = TILES | {(2, 128): Tile(queries=64, keys=64, num_warps=8, num_stages=3)}
 # Head width -> tile of the Hopper form.  Four warps: more, and the compiler drops their roles.
 HOPPER_TILES = {
     64: Tile(queries=128, keys=128, num_warps=4, num_stages=2),
@@ -67,14 +69,17 @@ HOPPER_TILES = {
 # Small, so that toy sizes cross tile borders; the interpreter's time goes with the number of tiles.
 INTERPRETER_TILE = Tile(queries=32, keys=32, num_warps=1, num_stages=1)
 MERGED_ROWS = 16
+HOPPER = 90
 
 
-def pick_tile(element_size: int, head_width: int) -> Tile:
-    """The tile for elements of so many bytes and a padded head width.
+def pick_tile(element_size: int, head_width: int, capability: int, is_coded: bool = False) -> Tile:
+    """The tile for queries of so many bytes an element and a padded head width.
 
+    capability: as in sm_90.  is_coded: whether the ring holds codes.
     Raises ValueError when the width is larger than every row of the table.
     """
-    for (size, width), tile in TILES.items():
+    table = CODED_TILES if is_coded and capability < HOPPER else TILES
+    for (size, width), tile in table.items():
         if size == element_size and head_width <= width:
             return tile
     raise ValueError(f"heads are {head_width} wide, the largest tile is for {max(TILES)[1]}")
@@ -148,7 +153,8 @@ def attend_views(
 
     The pointer form never reads slots outside the spans.  The Hopper form reads up to a tile past
     the end of a span and forgets it, which works for finite numbers only.
-    processors: how many the launch is cut up for; None asks the device.
+    processors: how many the launch is cut up for, as if the window were full; None asks the device,
+        and takes the keys that there are.
     Element types, devices, form and errors: see `attend`.
     """
     _check(q, k, v, q_sink, scales)
@@ -176,9 +182,10 @@ def _device_plan(
     tile_queries: int,
     num_heads: int,
     processors: int,
+    num_keys: int,
     device: torch.device,
 ) -> tuple[Plan, Tensor, Tensor]:
-    plan = plan_attention(num_queries, has_sinks, tile_queries, num_heads, processors)
+    plan = plan_attention(num_queries, has_sinks, tile_queries, num_heads, processors, num_keys)
     pieces = torch.tensor([(*astuple(piece), 0) for piece in plan.pieces], dtype=torch.int32)
     merges = torch.tensor([astuple(merge) for merge in plan.merges], dtype=torch.int32)
     return plan, pieces.to(device), merges.to(device)
@@ -203,14 +210,18 @@ def _launch(
     width = padded_width(head_width)
     if IS_INTERPRETED:
         tile = INTERPRETER_TILE
+    elif is_hopper:
+        tile = HOPPER_TILES[width]
     else:
-        tile = HOPPER_TILES[width] if is_hopper else pick_tile(q.element_size(), width)
+        is_coded = scales is not None
+        tile = pick_tile(q.element_size(), width, capability(q.device), is_coded)
     plan, pieces, merges = _device_plan(
         tuple(view.num_queries for view in table.views),
         table.has_sinks,
         tile.queries,
         batch * num_heads,
         processors or num_processors(q.device),
+        FULL_WINDOW if processors else table.most_keys,
         q.device,
     )
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

@@ -118,6 +118,14 @@ class ViewTable:
         return any(span.is_sink for view in self.views for span in view.spans)
 
     @property
+    def most_keys(self) -> int:
+        """The most slots that a query sees, besides its sinks."""
+        return max(
+            sum(span.end - span.first for span in view.spans if not span.is_sink)
+            for view in self.views
+        )
+
+    @property
     def num_slots(self) -> int:
         """How many slots the ring must have."""
         return max(span.end for view in self.views for span in view.spans)

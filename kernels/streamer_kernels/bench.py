@@ -1,189 +1,213 @@
 """How fast the kernels are on this GPU: against libraries, and against what the device can do.
 
-    python -m streamer_kernels.bench [--json FILE]
+    python -m streamer_kernels.bench [--json FILE] [--part PART ...] [--within SECONDS]
 
-Attention of Wan2.1 1.3B at 832x480 over windows of 21, 12 and 9 latent frames, its matrix products
-for one block and for two blocks in one pass, and every other kernel against PyTorch.  Every result
-is checked before it is timed.  Takes less than three minutes.
+A process of its own measures, told here line by line.  If a kernel hangs or takes that process with
+it, the pair is named, and a new process goes on behind it.  The file is written after every line.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import queue
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TextIO
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from streamer_kernels.choose import (
-    TOLERANCES,
-    Candidate,
-    Check,
-    Result,
-    attend_checks,
-    candidates_at_hand,
-    examine,
-    row_checks,
-    views_checks,
-)
-from streamer_kernels.quantise import quantise_rows, scaled_linear_library
-from streamer_kernels.timing import DeviceTimer, Timer
-from streamer_kernels.workload import Draw, Shape, Work
+from streamer_kernels.bench_lines import PARTS, Line, Part, run, with_speedups
+from streamer_kernels.choose import is_lost
+from streamer_kernels.timing import DeviceTimer
 
-SHAPE = Shape()
-WINDOWS = (32760, 18720, 14040)
-SINK = 4680
-"""One more attention at the middle window: three latent frames of sinks."""
-ROWS = (4680, 9360)
 NEEDS_GPU = (
     "the kernel benchmark needs a CUDA device and this machine has none; "
     "python -m streamer_kernels.check compiles the kernels without one"
 )
+WITHIN_S = 300.0
+PATIENCE_S = 60.0
+"""A process that has said nothing for so long hangs.  Compiling a kernel takes seconds."""
+LOST = 3
+"""How a measuring process ends when a kernel has spoiled the device for it."""
+SPOILED = "spoiled the device for its process"
+
+Pair = tuple[str, str]
+"""A work and a backend."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """One measurement.
+class Measured:
+    """What measuring processes have told so far.  Owner: `supervise`.
 
-    tflops, gigabytes_per_s: None where the kernel is not bound by that.  speedup: over the line of
-    the backend `torch` for the same work.  fault: why there is no time.
+    device, versions: of the machine.  trying: the pair that is being measured.  done: all pairs
+    that need not be measured again, those included that nobody survived.
     """
 
-    work: str
-    backend: str
-    milliseconds: float | None
-    tflops: float | None = None
-    gigabytes_per_s: float | None = None
-    speedup: float | None = None
-    error: float | None = None
-    fault: str | None = None
+    def __init__(self) -> None:
+        self.device = self.versions = ""
+        self.lines: list[Line] = []
+        self.trying: Pair | None = None
+        self.done: list[Pair] = []
+
+    def hear(self, text: str) -> bool:
+        """Take one message; whether it brought a line."""
+        try:
+            told = json.loads(text)
+        except ValueError:
+            return False  # A library printed something.
+        if not isinstance(told, dict):
+            return False
+        if "device" in told:
+            self.device, self.versions = told["device"], told["versions"]
+        if "trying" in told:
+            self._settle()
+            self.trying = (told["trying"][0], told["trying"][1])
+        if "line" in told:
+            self.lines.append(Line(**told["line"]))
+        return "line" in told
+
+    def lose(self, reason: str) -> bool:
+        """The process is gone; whether another one can go on behind what it was trying."""
+        pair = self.trying
+        if pair is None:
+            self.lines.append(Line("the benchmark itself", "-", None, fault=reason))
+            return False
+        if pair not in [(line.work, line.backend) for line in self.lines]:
+            self.lines.append(Line(*pair, None, fault=reason))
+        self._settle()
+        return True
+
+    def _settle(self) -> None:
+        if self.trying is not None:
+            self.done.append(self.trying)
+        self.trying = None
+
+    def as_dict(self, is_complete: bool) -> dict[str, object]:
+        """For JSON."""
+        lines = [asdict(line) for line in with_speedups(self.lines)]
+        told = {"device": self.device, "versions": self.versions}
+        return {**told, "is_complete": is_complete, "lines": lines}
 
 
-def measure(
-    checks: Sequence[Check], candidates: Sequence[Candidate], timer: Timer, tolerance: float
-) -> Iterator[Line]:
-    """Check and time every candidate that offers the operation of the first check.
-
-    Only the first is timed; the others must be right.
-    """
-    work = checks[0].work
-    fields = tuple(dict.fromkeys(check.work.field for check in checks))
-    base: float | None = None
-    for candidate in candidates:
-        result = examine(candidate, fields, checks, timer, tolerance)[0]
-        if not result.is_offered:
-            continue
-        line = _line(work, result)
-        if candidate.name == "torch":
-            base = line.milliseconds
-        if base is not None and line.milliseconds is not None:
-            line = replace(line, speedup=base / line.milliseconds)
-        yield line
-
-
-def _line(work: Work, result: Result) -> Line:
-    spent = result.milliseconds
-    is_bound_by_products = work.num_flops > 100 * work.num_bytes
-    return Line(
-        work=work.label,
-        backend=result.name,
-        milliseconds=spent,
-        tflops=work.num_flops / spent / 1e9 if spent and is_bound_by_products else None,
-        gigabytes_per_s=work.num_bytes / spent / 1e6
-        if spent and work.num_bytes and not is_bound_by_products
-        else None,
-        error=result.error,
-        fault=result.fault,
-    )
-
-
-def products(shape: Shape, rows: int, draw: Draw, timer: Timer) -> Iterator[Line]:
-    """The linear maps of a layer on so many rows, in the type of `draw` and in fp8.
-
-    The fp8 line holds the product only; quantising its input is a line of its own elsewhere.
-    """
-    width, ffn = shape.width, shape.ffn_width
-    for name, inputs, outputs in (
-        ("qkv", width, 3 * width),
-        ("o", width, width),
-        ("ffn up", width, ffn),
-        ("ffn down", ffn, width),
-    ):
-        x, weight = draw(rows, inputs), draw(outputs, inputs, scale=inputs**-0.5)
-        bias = draw(outputs)
-        exact = F.linear(x.float(), weight.float(), bias.float())
-        label = f"linear {name} {rows} x {inputs} x {outputs}"
-        work = Work(label, "linear", (), num_flops=2 * rows * inputs * outputs, num_bytes=1)
-        codes, weights = quantise_rows(x, "fp8"), quantise_rows(weight, "fp8")
-
-        def whole(x: Tensor = x, weight: Tensor = weight, bias: Tensor = bias) -> Tensor:
-            return F.linear(x, weight, bias)
-
-        def eighth(
-            codes: tuple[Tensor, Tensor] = codes,
-            weights: tuple[Tensor, Tensor] = weights,
-            bias: Tensor = bias,
-            dtype: torch.dtype = x.dtype,
-        ) -> Tensor:
-            return scaled_linear_library(*codes, *weights, bias, dtype)
-
-        # Eight-bit numbers have three bits of mantissa: sums of many agree to a few per cent.
-        base = None
-        for backend, call, tolerance in (("torch", whole, 2e-2), ("fp8", eighth, 8e-2)):
-            line = _timed(work, backend, call, exact, timer, tolerance)
-            base = line.milliseconds if backend == "torch" else base
-            if base is not None and line.milliseconds is not None:
-                line = replace(line, speedup=base / line.milliseconds)
-            yield line
-
-
-def _timed(
-    work: Work,
-    backend: str,
-    call: Callable[[], Tensor],
-    exact: Tensor,
-    timer: Timer,
-    tolerance: float,
-) -> Line:
-    check = Check(work, (exact,))
-    candidate = Candidate(backend, lambda: {"linear": call})
-    return _line(work, examine(candidate, ("linear",), [check], timer, tolerance)[0])
-
-
-@torch.no_grad()
-def run(
-    device: torch.device,
-    dtype: torch.dtype,
-    timer: Timer,
+def supervise(
+    command: Sequence[str],
+    keep: Callable[[Measured, bool], None],
     *,
-    shape: Shape = SHAPE,
-    windows: Sequence[int] = WINDOWS,
-    num_sink: int = SINK,
-    rows: Sequence[int] = ROWS,
-    candidates: Sequence[Candidate] | None = None,
-) -> Iterator[Line]:
-    """Every measurement, one after the other."""
-    candidates = candidates_at_hand() if candidates is None else candidates
-    tolerance = TOLERANCES[dtype.itemsize]
-    shapes = [replace(shape, num_valid=window) for window in windows]
-    middle = replace(shape, num_valid=windows[len(windows) // 2])
-    shapes += [replace(middle, num_sink=num_sink), replace(middle, ring="int8")]
-    shapes += [replace(middle, ring="fp8")]
-    for each in shapes:
-        yield from measure(attend_checks(each, device, dtype), candidates, timer, tolerance)
-    # The pass that ends one block and begins the next.
-    for window in windows:
-        checks = views_checks(replace(shape, num_valid=window), device, dtype)
-        yield from measure(checks, candidates, timer, tolerance)
-    for count in rows:
-        yield from products(shape, count, Draw(device, dtype), timer)
-    for check in row_checks(shape, device, dtype):
-        yield from measure([check], candidates, timer, tolerance)
+    within_s: float,
+    patience_s: float = PATIENCE_S,
+) -> Measured:
+    """Run measuring processes until one has measured all that is left, or the time is over.
+
+    keep: told after every line, and at last with True when everything was measured.
+    """
+    measured, until = Measured(), time.monotonic() + within_s
+    while True:
+        reason = _listen(command, measured, keep, until, patience_s)
+        if reason is None:
+            keep(measured, True)
+            return measured
+        is_over = time.monotonic() >= until
+        can_go_on = measured.lose("the time was over" if is_over else reason)
+        keep(measured, False)
+        if is_over or not can_go_on:
+            return measured
+
+
+def _listen(
+    command: Sequence[str],
+    measured: Measured,
+    keep: Callable[[Measured, bool], None],
+    until: float,
+    patience_s: float,
+) -> str | None:
+    """Hear one process to its end; why it ended before its work did, None when it did not."""
+    child = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    heard: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    pump = threading.Thread(target=_pump, args=(child.stdout, heard), daemon=True)
+    pump.start()
+    try:
+        child.stdin.write(json.dumps(measured.done))
+        child.stdin.close()
+        while True:
+            wait_s = max(0.0, min(patience_s, until - time.monotonic()))
+            try:
+                text = heard.get(timeout=wait_s)
+            except queue.Empty:
+                return f"said nothing for {wait_s:.0f} s"
+            if text is None:
+                break
+            if measured.hear(text):
+                print(_brief(measured.lines[-1]), file=sys.stderr, flush=True)
+                keep(measured, False)
+        code = child.wait()
+    except BrokenPipeError:
+        code = child.wait()
+    finally:
+        # With all that it has started, such as a compiler.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        pump.join()
+        child.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+    if code == LOST:
+        return SPOILED
+    return None if code == 0 else f"its process ended with {code}"
+
+
+def _pump(source: TextIO, heard: queue.SimpleQueue[str | None]) -> None:
+    for text in source:
+        heard.put(text)
+    heard.put(None)
+
+
+def _brief(line: Line) -> str:
+    spent = _number(line.milliseconds, ".4f")
+    return f"{line.work}, {line.backend}: " + (line.fault or f"{spent} ms")
+
+
+def measure_here(parts: Sequence[Part], done: Sequence[Pair], out: TextIO) -> int:
+    """Body of a measuring process: tell every line as soon as it is there."""
+    device = torch.device("cuda", torch.cuda.current_device())
+
+    def tell(**message: object) -> None:
+        print(json.dumps(message), file=out, flush=True)
+
+    def begin(work: str, backend: str) -> bool:
+        is_wanted = (work, backend) not in done
+        if is_wanted:
+            tell(trying=[work, backend])
+        return is_wanted
+
+    tell(device=torch.cuda.get_device_name(device), versions=_versions())
+    for line in run(device, torch.bfloat16, DeviceTimer(device), parts=parts, begin=begin):
+        if line.fault is not None and is_lost(device):
+            tell(line=asdict(replace(line, fault=f"{line.fault} ({SPOILED})")))
+            return LOST
+        tell(line=asdict(line))
+    return 0
+
+
+def _versions() -> str:
+    python = ".".join(map(str, sys.version_info[:3]))
+    try:
+        import triton
+    except ImportError:
+        return f"Python {python}, torch {torch.__version__}, no triton"
+    return f"Python {python}, torch {torch.__version__}, triton {triton.__version__}"
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -216,30 +240,42 @@ def _number(value: float | None, form: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 2 where there is no GPU, 1 when a Triton kernel is wrong."""
+    """Print the table; 2 where there is no GPU, 1 when a Triton kernel is wrong or kills."""
     parser = argparse.ArgumentParser(prog="streamer_kernels.bench", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated")
+    parser.add_argument("--within", type=float, default=WITHIN_S, metavar="SECONDS")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print(NEEDS_GPU, file=sys.stderr)
         return 2
-    device = torch.device("cuda", torch.cuda.current_device())
-    name = torch.cuda.get_device_name(device)
-    print(f"{name}, torch {torch.__version__}")
-    lines = []
-    for line in run(device, torch.bfloat16, DeviceTimer(device)):
-        lines.append(line)
-        print(f"{len(lines)} {line.work} {line.backend}", file=sys.stderr)
-    print(table(lines))
-    if options.json is not None:
-        told = {"device": name, "torch": torch.__version__, "lines": [asdict(x) for x in lines]}
-        options.json.write_text(json.dumps(told, indent=1), encoding="utf-8")
-    # A form that this device does not have has no error, a wrong one does.
-    is_wrong = any(
-        line.fault is not None and line.error is not None and line.backend.startswith("triton")
-        for line in lines
+    parts = options.part or PARTS
+    if options.measure:
+        done = [(work, backend) for work, backend in json.load(sys.stdin)]
+        return measure_here(parts, done, sys.stdout)
+
+    def keep(measured: Measured, is_complete: bool) -> None:
+        if options.json is not None:
+            told = json.dumps(measured.as_dict(is_complete), indent=1)
+            options.json.write_text(told, encoding="utf-8")
+
+    command = [sys.executable, "-m", "streamer_kernels.bench", "--measure"]
+    for part in parts:
+        command += ["--part", part]
+    measured = supervise(command, keep, within_s=options.within)
+    print(f"{measured.device}, {measured.versions}")
+    print(table(with_speedups(measured.lines)))
+    return int(any(_is_our_fault(line) for line in measured.lines))
+
+
+def _is_our_fault(line: Line) -> bool:
+    """A form that this device does not have was never begun; a wrong one has an error, one that
+    took its process with it says so."""
+    is_broken = line.error is not None or any(
+        told in (line.fault or "") for told in ("process", "said nothing")
     )
-    return int(is_wrong)
+    return line.fault is not None and is_broken and line.backend.startswith("triton")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Sizes: Wan2.1 1.3B (12 heads of 128, width 1536, feed-forward 8960) and 14B (wid
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from triton.runtime import JITFunction
@@ -15,6 +15,7 @@ from streamer_kernels.attend_hopper_triton import attend_hopper_kernel
 from streamer_kernels.attend_merge_triton import attend_merge_kernel
 from streamer_kernels.attend_pointer_triton import attend_pointer_kernel
 from streamer_kernels.attend_triton import (
+    HOPPER,
     HOPPER_TILES,
     MERGED_ROWS,
     TILES,
@@ -31,6 +32,8 @@ from streamer_kernels.i420 import BLUE, LUMA, RED
 from streamer_kernels.i420_triton import NUM_WARPS as I420_WARPS
 from streamer_kernels.i420_triton import PAIRS, to_i420_kernel
 from streamer_kernels.launch import OPERANDS, power_of_two, row_warps
+from streamer_kernels.merge_triton import NUM_WARPS as MERGE_WARPS
+from streamer_kernels.merge_triton import merge_kernel
 from streamer_kernels.modulate_triton import modulate_kernel
 from streamer_kernels.qk_norm_rope_triton import qk_norm_rope_kernel, rotate_kernel
 from streamer_kernels.quantise import LARGEST, SMALLEST
@@ -40,6 +43,7 @@ from streamer_kernels.quantise_triton import quantise_rows_kernel
 TYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 FLOAT_POINTERS = frozenset(
     {"Lse", "Partial", "Partial_lse", "Table", "Sink_table", "Scales", "K_scales", "V_scales"}
+    | {"A_sum", "B_sum", "Out_sum"}
 )
 CODES = {"int8": "*i8", "fp8": "*fp8e4nv"}
 INTEGER_POINTERS = {"Pieces": "*i32", "Spans": "*i32", "Merges": "*i32", "Slots": "*i64"}
@@ -47,6 +51,7 @@ SCALARS = frozenset({"scale", "eps"})
 ALIGNED_ENDINGS = ("_batch", "_token", "_head", "_slot", "_group", "num_columns", "height", "width")
 WIDTHS = (1536,)
 ALL_WIDTHS = (1536, 5120)
+FFN_WIDTHS = {1536: 8960, 5120: 13824}
 
 
 @dataclass(frozen=True)
@@ -121,8 +126,6 @@ def attend_case(
         # Tensor cores, and copies that do not wait.
         wanted={80: ("HMMA", "LDGSTS"), 90: ("HGMMA", "LDGSTS")} if is_half else {},
         pointers={"K": CODES[codes], "V": CODES[codes]} if codes else {},
-        # There is no e4m3 before sm_89.
-        targets=(90,) if codes == "fp8" else (80, 90),
     )
 
 
@@ -158,16 +161,28 @@ def _attend_constants(
 
 def _attend_cases(is_complete: bool) -> list[Case]:
     bf16 = torch.bfloat16
-    found = [attend_case(128, bf16, pick_tile(2, 128), has_lse=True)]
+    found = [attend_case(128, bf16, pick_tile(2, 128, HOPPER), has_lse=True)]
     found += [hopper_case(128, HOPPER_TILES[128], has_lse=True)]
-    found += [attend_case(128, bf16, pick_tile(2, 128), codes=codes) for codes in CODES]
-    found += [_merge_case(128, pick_tile(2, 128).queries)]
+    found += _coded_cases(128)
+    found += [_merge_case(128, pick_tile(2, 128, HOPPER).queries), _library_merge_case(12, 128)]
     if is_complete:
         kinds = {2: bf16, 4: torch.float32}
         found += [attend_case(width, kinds[size], tile) for (size, width), tile in TILES.items()]
         found += [hopper_case(width, tile) for width, tile in HOPPER_TILES.items()]
-        found += [attend_case(64, bf16, pick_tile(2, 64), codes=codes) for codes in CODES]
-        found += [_merge_case(64, pick_tile(2, 64).queries)]
+        found += _coded_cases(64)
+        found += [_merge_case(64, pick_tile(2, 64, HOPPER).queries)]
+    return found
+
+
+def _coded_cases(width: int) -> list[Case]:
+    """The pointer form over rings of codes, with the tile that each device takes."""
+    found = []
+    for codes in CODES:
+        # There is no e4m3 before sm_89.
+        for target in (HOPPER,) if codes == "fp8" else (80, HOPPER):
+            tile = pick_tile(2, width, target, is_coded=True)
+            case = attend_case(width, torch.bfloat16, tile, codes=codes)
+            found.append(replace(case, targets=(target,)))
     return found
 
 
@@ -184,6 +199,18 @@ def _merge_case(width: int, queries: int) -> Case:
             "HAS_LSE": True,
         },
         num_warps=4,
+    )
+
+
+def _library_merge_case(heads: int, width: int) -> Case:
+    """What puts the runs of a library's attention together."""
+    return Case(
+        name=f"merge {heads}x{width}",
+        kernel=merge_kernel,
+        dtype=torch.bfloat16,
+        constants={"HEADS": power_of_two(heads), "D": width, "WIDTH": width},
+        num_warps=MERGE_WARPS,
+        wanted=dict.fromkeys((80, 90), ("LDG.E.128",)),
     )
 
 
@@ -211,6 +238,7 @@ def _row_cases(widths: tuple[int, ...]) -> list[Case]:
                 )
             )
         found.append(_quantise_case(width, "fp8"))
+        found.append(_quantise_case(FFN_WIDTHS[width], "fp8", has_gelu=True))
         found += [_write_case(width, codes) for codes in CODES]
     # A head of the cache, of which several go to one program.
     return [*found, _quantise_case(128, "int8")]
@@ -241,11 +269,11 @@ def _write_case(width: int, codes: str) -> Case:
     )
 
 
-def _quantise_case(width: int, kind: str) -> Case:
+def _quantise_case(width: int, kind: str, has_gelu: bool = False) -> Case:
     padded = power_of_two(width)
     rows = max(1, QUANTISE_BLOCK // padded)
     return Case(
-        name=f"quantise-rows {kind} E={width}",
+        name=f"{'gelu-' * has_gelu}quantise-rows {kind} E={width}",
         kernel=quantise_rows_kernel,
         dtype=torch.bfloat16,
         constants={
@@ -255,6 +283,7 @@ def _quantise_case(width: int, kind: str) -> Case:
             "LARGEST": LARGEST[kind],
             "SMALLEST": SMALLEST,
             "IS_INTEGER": kind == "int8",
+            "HAS_GELU": has_gelu,
         },
         num_warps=row_warps(rows * padded),
         pointers={"Codes": CODES[kind]},

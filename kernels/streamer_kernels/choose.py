@@ -4,7 +4,8 @@ Every backend at hand runs every operation once on random data at the stream's s
 that differs from the reference is named and never used; the fastest of the others is.  The choice
 is logged and kept in a file, so that the next start only checks it again.
 
-The reference of PyTorch is among the candidates and always right, so there is always a choice.
+The reference of PyTorch is among the candidates and always right, so there is always a choice.  A
+candidate that an earlier process did not survive trying is left out (`memory.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ import torch
 from torch import Tensor
 
 from streamer_kernels import Ops, load_ops
-from streamer_kernels.attend_library import cudnn, flash_attention_3, torch_flash
+from streamer_kernels.attend_library import (
+    cudnn,
+    flash_attention_3,
+    torch_flash,
+    with_one_pass,
+)
 from streamer_kernels.memory import Memory
 from streamer_kernels.timing import DeviceTimer, Timer
 from streamer_kernels.workload import Attention, Shape, Work, row_works
@@ -79,6 +85,10 @@ class Result:
         return self.fault != NOT_OFFERED
 
 
+Examined = tuple[Result, Mapping[str, Operation]]
+"""What became of a candidate, and its operations if it is right."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The backend for a group of operations and how it came to be.
@@ -109,29 +119,69 @@ def row_error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return worst
 
 
+class DeviceLostError(RuntimeError):
+    """A candidate has spoiled the device for this process; only another one can go on."""
+
+
+def is_lost(device: torch.device) -> bool:
+    """Whether the device answers no more, as after a kernel that read where it must not."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.ones(1, device=device).item()
+    except RuntimeError:
+        return True
+    return False
+
+
 def choose(
     fields: tuple[str, ...],
     checks: Sequence[Check],
     candidates: Sequence[Candidate],
     timer: Timer,
     tolerance: float,
-    remembered: str | None = None,
+    memory: Memory,
 ) -> tuple[Choice, Mapping[str, Operation]]:
     """The fastest right candidate for a group of operations, and its operations.
 
-    remembered: the name of an earlier choice; it is checked again but not timed, and if it is
-        gone or wrong now, all are measured.
-    Raises RuntimeError when no candidate is right.
+    memory: of an earlier choice, which is checked again but not timed; if it is gone or wrong now,
+        all are measured.  And of what an earlier process did not survive.
+    Raises RuntimeError when no candidate is right, DeviceLostError when one spoils the device.
     """
+    group = "+".join(fields)
+    fatal, remembered = memory.fatal(group), memory.recall(group)
+
+    def attempt(
+        candidate: Candidate, timer: Timer | None
+    ) -> tuple[Result, Mapping[str, Operation]]:
+        if candidate.name in fatal:
+            fault = (
+                f"an earlier process did not survive it; delete {fatal[candidate.name]} to try it "
+                "again"
+            )
+            return Result(candidate.name, fault=fault), {}
+        memory.begin(group, candidate.name)
+        try:
+            found = examine(candidate, fields, checks, timer, tolerance)
+        finally:
+            memory.end()
+        if found[0].fault is not None and is_lost(checks[0].expected[0].device):
+            memory.condemn(group, candidate.name)
+            raise DeviceLostError(
+                f"the backend {candidate.name} has spoiled the device with {group} "
+                f"({found[0].fault}); start again: it will be left out"
+            )
+        return found
+
     known = [each for each in candidates if each.name == remembered]
     for candidate in known:
-        result, operations = examine(candidate, fields, checks, None, tolerance)
+        result, operations = attempt(candidate, None)
         if result.fault is None:
             choice = Choice(fields, candidate.name, (result,), is_remembered=True)
             _log(choice)
             return choice, operations
         _log_fault(fields, result)
-    tried = [examine(each, fields, checks, timer, tolerance) for each in candidates]
+    tried = [attempt(each, timer) for each in candidates]
     examined = [each for each in tried if each[0].is_offered]
     results = tuple(result for result, _ in examined)
     for result in results:
@@ -157,7 +207,7 @@ def examine(
     checks: Sequence[Check],
     timer: Timer | None,
     tolerance: float,
-) -> tuple[Result, Mapping[str, Operation]]:
+) -> Examined:
     """Check a candidate, then time it; its operations if it is right.
 
     timer: None does not time.  Whatever a candidate raises is a reason not to use it.
@@ -248,8 +298,10 @@ def candidates_at_hand() -> list[Candidate]:
         Candidate("triton-pointer", attention("pointer")),
         Candidate("triton-hopper", attention("hopper")),
         Candidate("cudnn", library(cudnn)),
+        Candidate("cudnn+merge", library(lambda: with_one_pass(cudnn()))),
         Candidate("torch-flash", library(torch_flash)),
         Candidate("flash-attention-3", library(flash_attention_3)),
+        Candidate("flash-attention-3+merge", library(lambda: with_one_pass(flash_attention_3()))),
         Candidate("cublaslt", epilogue),
     ]
 
@@ -334,7 +386,7 @@ def choose_ops(
             candidates,
             timer,
             TOLERANCES[dtype.itemsize],
-            memory.recall("+".join(fields)),
+            memory,
         )
         chosen |= {name: operations[name] for name in fields}
         choices.append(choice)

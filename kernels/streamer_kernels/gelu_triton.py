@@ -18,6 +18,12 @@ NUM_WARPS = 4
 
 
 @triton.jit
+def gelu(x):
+    """The tanh form: x (1 + tanh(u)) / 2 = x sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+
+
+@triton.jit
 def bias_gelu_kernel(X, Bias, Out, num_columns, BLOCK: tl.constexpr):
     """BLOCK columns of one row.  Grid: (rows, columns / BLOCK)."""
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -25,10 +31,7 @@ def bias_gelu_kernel(X, Bias, Out, num_columns, BLOCK: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * num_columns
     x = tl.load(X + start + column, mask=mask, other=0.0).to(tl.float32)
     x += tl.load(Bias + column, mask=mask, other=0.0).to(tl.float32)
-    # (1 + tanh(u)) / 2 = sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3).
-    inner = 1.5957691216057308 * (x + 0.044715 * x * x * x)
-    out = x * tl.sigmoid(inner)
-    tl.store(Out + start + column, out.to(Out.dtype.element_ty), mask=mask)
+    tl.store(Out + start + column, gelu(x).to(Out.dtype.element_ty), mask=mask)
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""quantise_rows, the Triton twin of `quantise.py`: one pass over memory."""
+"""quantise_rows and gelu_quantise_rows, the Triton twin of `quantise.py`: one pass over memory."""
 
 # Kernel arguments are Triton's own values, for which there are no Python types.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from streamer_kernels.gelu_triton import gelu
 from streamer_kernels.launch import (
     IS_INTERPRETED,
     capability,
@@ -55,6 +56,7 @@ def quantise_rows_kernel(
     LARGEST: tl.constexpr,
     SMALLEST: tl.constexpr,
     IS_INTEGER: tl.constexpr,
+    HAS_GELU: tl.constexpr,
 ):
     """ROWS contiguous rows.  Grid: (rows / ROWS,).  WIDTH: E padded to a power of two."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -62,6 +64,8 @@ def quantise_rows_kernel(
     at = row[:, None] * E + channel[None, :]
     mask = (row < num_rows)[:, None] & (channel < E)[None, :]
     x = tl.load(X + at, mask=mask, other=0.0).to(tl.float32)
+    if HAS_GELU:
+        x = gelu(x)
     codes, scales = to_codes(x, ROWS, WIDTH, LARGEST, SMALLEST, IS_INTEGER)
     tl.store(Scales + row, scales, mask=row < num_rows)
     tl.store(Codes + at, codes.to(Codes.dtype.element_ty), mask=mask)
@@ -82,7 +86,19 @@ def quantise_rows(x: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     Raises ValueError for what the kernel cannot read, and RuntimeError when a gradient is wanted or
     the device is wrong.
     """
-    check_inputs("quantise_rows", {"x": x})
+    return _launch("quantise_rows", x, kind, has_gelu=False)
+
+
+def gelu_quantise_rows(x: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+    """Of the GELU of every row; the contract is `quantise.gelu_quantise_rows`.
+
+    Element types, devices and errors: see `quantise_rows`.
+    """
+    return _launch("gelu_quantise_rows", x, kind, has_gelu=True)
+
+
+def _launch(op: str, x: Tensor, kind: Kind, *, has_gelu: bool) -> tuple[Tensor, Tensor]:
+    check_inputs(op, {"x": x})
     if kind not in TYPES:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(map(repr, TYPES))}")
     if not x.is_contiguous():
@@ -104,6 +120,7 @@ def quantise_rows(x: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
             LARGEST=LARGEST[kind],
             SMALLEST=SMALLEST,
             IS_INTEGER=kind == "int8",
+            HAS_GELU=has_gelu,
             num_warps=row_warps(rows * width),
             enable_fp_fusion=True,
         )

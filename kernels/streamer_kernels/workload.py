@@ -290,6 +290,7 @@ def row_works(shape: Shape, device: torch.device, dtype: torch.dtype) -> list[Wo
     slots = (torch.arange(tokens, device=device) + tokens // 2 + 1) % (2 * tokens)
     up = draw(shape.ffn_width, width, scale=width**-0.5)
     up_bias = draw(shape.ffn_width)
+    fed = draw(1, tokens, shape.ffn_width)
     heads = x.view(1, tokens, shape.num_heads, shape.head_width)
     count, height, wide = shape.picture
     pictures = draw.pictures(count, height, wide)
@@ -349,5 +350,17 @@ def row_works(shape: Shape, device: torch.device, dtype: torch.dtype) -> list[Wo
         ),
         Work("quantise_rows int8", "quantise_rows", (x, "int8"), num_bytes=row + x.numel()),
         Work("quantise_rows fp8", "quantise_rows", (x, "fp8"), num_bytes=row + x.numel()),
+        Work(
+            "gelu_quantise_rows int8",
+            "gelu_quantise_rows",
+            (fed, "int8"),
+            num_bytes=fed.numel() * (fed.element_size() + 1),
+        ),
+        Work(
+            "gelu_quantise_rows fp8",
+            "gelu_quantise_rows",
+            (fed, "fp8"),
+            num_bytes=fed.numel() * (fed.element_size() + 1),
+        ),
         Work("to_i420", "to_i420", (pictures,), num_bytes=pictures.numel() * 3 // 2),
     ]

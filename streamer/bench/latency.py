@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from streamer.bench.loop_watch import LoopWatch, watch_loop
 from streamer.bench.report import median, percentile
 from streamer.config import Config
 from streamer.delivery.webrtc import Viewer
@@ -39,7 +40,8 @@ class LatencyReport:
     """Seconds from setting a prompt to the last packet of the first picture under it.
 
     first_picture_s: from beginning the stream, with the model loaded.  played_fps: pictures that
-    came, a second.
+    came, a second.  loop_late_ms, loop_busy_ms: the longest stall of the event loop while the
+    stream ran, whatever the reason, and what its own work took of that; see `LoopWatch`.
     """
 
     model: str
@@ -49,6 +51,8 @@ class LatencyReport:
     latency_s_p90: float
     latency_s_max: float
     played_fps: float
+    loop_late_ms: float
+    loop_busy_ms: float
     verdict: str
 
     def as_dict(self) -> dict[str, object]:
@@ -91,16 +95,8 @@ async def bench_latency(config: Config, num_prompts: int, pause_s: float = 1.0) 
             watching.viewer = viewer
             try:
                 await _say(far, answers=[viewer.answer_sdp])
-                wanted = [time.monotonic()]
-                stream.begin()
-                stream.watch(watching)
-                await _until_shown(stream, prompts[0])
-                for prompt in prompts[1:]:
-                    await asyncio.sleep(pause_s)
-                    wanted.append(time.monotonic())
-                    stream.set_prompt(prompt)
-                    await _until_shown(stream, prompt)
-                await asyncio.sleep(ARRIVAL_S)
+                async with watch_loop() as loop_watch:
+                    wanted = await _show(stream, watching, prompts, pause_s)
                 await _say(far, stop=True)
                 frames = (await _hear(far))["viewers"][0]["frames"]
                 seen = _seen(stream, viewer, prompts, frames)
@@ -110,7 +106,24 @@ async def bench_latency(config: Config, num_prompts: int, pause_s: float = 1.0) 
                 await stream.end("the benchmark is over")
     finally:
         await engine.close()
-    return _report(config, wanted, seen, [at for _, at in frames])
+    return _report(config, wanted, seen, [at for _, at in frames], loop_watch)
+
+
+async def _show(
+    stream: LiveStream, watching: _Watching, prompts: list[Prompt], pause_s: float
+) -> list[float]:
+    """Begin under the first prompt, set the others one by one; when each was set."""
+    wanted = [time.monotonic()]
+    stream.begin()
+    stream.watch(watching)
+    await _until_shown(stream, prompts[0])
+    for prompt in prompts[1:]:
+        await asyncio.sleep(pause_s)
+        wanted.append(time.monotonic())
+        stream.set_prompt(prompt)
+        await _until_shown(stream, prompt)
+    await asyncio.sleep(ARRIVAL_S)
+    return wanted
 
 
 def _seen(
@@ -131,7 +144,11 @@ def _seen(
 
 
 def _report(
-    config: Config, wanted: list[float], seen: list[float], arrivals: list[float]
+    config: Config,
+    wanted: list[float],
+    seen: list[float],
+    arrivals: list[float],
+    loop_watch: LoopWatch,
 ) -> LatencyReport:
     spent = [at - asked for asked, at in zip(wanted[1:], seen[1:], strict=True)]
     fps = (len(arrivals) - 1) / (arrivals[-1] - arrivals[0])
@@ -143,6 +160,8 @@ def _report(
         latency_s_p90=round(percentile(spent, 0.9), 3),
         latency_s_max=round(max(spent), 3),
         played_fps=round(fps, 2),
+        loop_late_ms=round(loop_watch.late_ms, 1),
+        loop_busy_ms=round(loop_watch.busy_ms, 1),
         verdict=f"A prompt is seen after {median(spent):.2f} s; a browser adds its jitter buffer, "
         "about 0.1 s, and the network its way.",
     )

@@ -7,6 +7,7 @@ the window is full.  Both are always given, so that neither is taken for the oth
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ from streamer.stream import FrameBlock, Prompt, StreamSpec
 WARM_UP_BLOCKS = 2
 CLIP_LATENTS = 21
 """Latent frames of the clips that others measure: 81 pictures."""
+TURN_BLOCKS = 4
+"""Blocks of one setting before it is the other's turn.  The first of them does not count: a GPU has
+made a pass of it when the one before was handed over, in time that nobody took."""
 FLAT_LIMIT = 0.05
 """So much may late blocks differ from early ones before they are said to grow."""
 
@@ -65,6 +69,7 @@ class Bench:
         self.settings = settings
         self.blocks: list[FrameBlock] = []
         self.times_ms: list[float] = []
+        self._resumed: set[int] = set()
         self.first_frame_ms = 0.0
         self.load_s = 0.0
         self._engine = Engine(self.config)
@@ -93,6 +98,7 @@ class Bench:
         block = await self._driver.advance([Prompt("bench", f"{text} {number}")])
         self.first_frame_ms = (time.perf_counter() - begun) * 1000
         self.blocks, self.times_ms = [block], [self.first_frame_ms]
+        self._resumed.clear()
 
     async def advance(self) -> None:
         """One more block."""
@@ -103,6 +109,23 @@ class Bench:
         # Pictures of a long run would fill the memory; the newest serve for encoding.
         self.blocks[-1] = _without_pictures(self.blocks[-1])
         self.blocks.append(block)
+
+    async def take_turn(self, num_blocks: int) -> None:
+        """Some blocks on end, while others wait; then nothing is left under way on the device."""
+        self._resumed.add(len(self.times_ms))
+        for _ in range(num_blocks):
+            await self.advance()
+        await self._engine.settle()
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether there are blocks enough at full window to speak of a steady state."""
+        return len(self._steady()) >= WARM_UP_BLOCKS
+
+    def _steady(self) -> list[int]:
+        """Which blocks count as the steady state."""
+        counted = range(fill_blocks(self.config), len(self.times_ms))
+        return [index for index in counted if index not in self._resumed]
 
     async def figures(self) -> ModelFigures:
         """Figures of the model and its machine, while nothing else runs."""
@@ -118,12 +141,13 @@ class Bench:
         """What the blocks so far say."""
         section, fill = self.config.stream, fill_blocks(self.config)
         frames = len(self.blocks[-1].frames)
-        steady = self.times_ms[fill:]
+        steady = [self.times_ms[index] for index in self._steady()]
         block_ms = median(steady)
-        stages = self._stages(fill, figures.is_fused)
+        stages = self._stages(figures.is_fused)
         denoise_ms = sum(stages.steps_ms) + stages.clean_pass_ms
         tflops, share = share_of_rate(figures, denoise_ms)
         clip = min(len(self.blocks), max(1, CLIP_LATENTS // section.num_frame_per_block))
+        clip_ms = [self.times_ms[index] for index in range(clip) if index not in self._resumed]
         steady_fps = 1000 * frames / block_ms
         realtime = steady_fps / section.fps
         return BenchReport(
@@ -142,7 +166,7 @@ class Bench:
             frames_per_block=frames,
             load_s=round(self.load_s, 2),
             first_frame_ms=round(self.first_frame_ms, 1),
-            clip_fps=round(1000 * frames * clip / sum(self.times_ms[:clip]), 2),
+            clip_fps=round(1000 * frames * len(clip_ms) / sum(clip_ms), 2),
             steady_fps=round(steady_fps, 2),
             realtime=round(realtime, 2),
             block_ms_p50=round(block_ms, 1),
@@ -158,13 +182,11 @@ class Bench:
             verdict=verdict(realtime, share, stages, block_ms, figures.decodes_beside),
         )
 
-    def _stages(self, fill: int, is_fused: bool) -> Stages:
-        timings = [block.timings for block in self.blocks[fill:]]
+    def _stages(self, is_fused: bool) -> Stages:
+        steady = self._steady()
+        timings = [self.blocks[index].timings for index in steady]
         passes = [median(list(each)) for each in zip(*(t.passes_ms for t in timings), strict=True)]
-        outside = [
-            spent - block.timings.total_ms
-            for spent, block in zip(self.times_ms[fill:], self.blocks[fill:], strict=True)
-        ]
+        outside = [self.times_ms[index] - self.blocks[index].timings.total_ms for index in steady]
         return Stages(
             text_ms=round(self.blocks[0].timings.text_ms, 2),
             steps_ms=tuple(round(each, 2) for each in passes[:-1]),
@@ -177,12 +199,15 @@ class Bench:
         )
 
 
-async def bench(config: Config, settings: Settings, num_blocks: int) -> BenchReport:
+async def bench(
+    config: Config, settings: Settings, num_blocks: int, within_s: float = math.inf
+) -> BenchReport:
     """Make `num_blocks` blocks of one stream and time each; warmed up before.
 
-    Raises ConfigError when there are too few to have a steady state.
+    within_s: make no more after so long, loading included, once there is a steady state.
+    Raises ConfigError when there are too few blocks to have one.
     """
-    return (await _by_turns(config, [settings], num_blocks))[0]
+    return (await _by_turns(config, [settings], num_blocks, within_s))[0]
 
 
 @dataclass(frozen=True)
@@ -203,12 +228,18 @@ class Comparison:
         return asdict(self)
 
 
-async def compare(config: Config, pair: tuple[Settings, Settings], num_blocks: int) -> Comparison:
-    """Make blocks under two settings by turns: A B A B.  Both models are loaded at a time.
+async def compare(
+    config: Config,
+    pair: tuple[Settings, Settings],
+    num_blocks: int,
+    within_s: float = math.inf,
+) -> Comparison:
+    """Make blocks under two settings by turns, some at a time.  Both models are loaded.
 
+    within_s: see `bench`.
     Raises ConfigError when there are too few blocks to have a steady state.
     """
-    first, second = await _by_turns(config, list(pair), num_blocks)
+    first, second = await _by_turns(config, list(pair), num_blocks, within_s)
     return Comparison(
         first,
         second,
@@ -218,18 +249,26 @@ async def compare(config: Config, pair: tuple[Settings, Settings], num_blocks: i
 
 
 async def _by_turns(
-    config: Config, settings: Sequence[Settings], num_blocks: int
+    config: Config, settings: Sequence[Settings], num_blocks: int, within_s: float
 ) -> list[BenchReport]:
     benches: list[Bench] = []
+    until = time.perf_counter() + within_s
     for each in settings:
         check_blocks(each.apply(config), num_blocks)
     try:
         for each in settings:
             benches.append(Bench(config, each))
             await benches[-1].start()
-        for _ in range(num_blocks - 1):
+        made, turn = 1, TURN_BLOCKS if len(benches) > 1 else 1
+        while made < num_blocks:
+            if time.perf_counter() > until and all(run.is_steady for run in benches):
+                break
             for run in benches:
-                await run.advance()
+                if len(benches) > 1:
+                    await run.take_turn(min(turn, num_blocks - made))
+                else:
+                    await run.advance()
+            made += min(turn, num_blocks - made)
         return [run.report(await run.figures()) for run in benches]
     finally:
         for run in benches:

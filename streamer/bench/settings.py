@@ -10,7 +10,6 @@ from streamer.config import Config, ModelSection, parse_config
 from streamer.errors import ConfigError
 
 DECODERS = ("tiny", "wan", "lightvae", "taehv")
-BACKENDS = ("auto", "torch", "triton")
 EIGHT_BITS = ("fp8", "int8")
 
 

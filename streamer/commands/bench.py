@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streamer.commands.bench_delivery import bench_delivery
+from streamer.commands.bench_gpu import bench_gpu
 from streamer.commands.bench_latency import bench_latency
 from streamer.commands.clearly import fails_clearly
 from streamer.commands.running import run_interruptibly
@@ -34,7 +36,11 @@ BLOCKS, FLAT_BLOCKS = 40, 400
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="So many of the model's steps.")
 @click.option("--size", metavar="WxH", help="The picture, in pixels.")
 @click.option("--decoder", metavar="KIND[=PATH]", help="tiny, wan, lightvae or taehv.")
-@click.option("--backend", type=click.Choice(["auto", "torch", "triton"]), help="Of the kernels.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "torch", "triton", "compile"]),
+    help="Of the kernels.  compile: PyTorch's own compiler, for comparison.",
+)
 @click.option("--eight-bit", type=click.Choice(["fp8", "int8"]), help="Linear maps in eight bits.")
 @click.option("--eight-bit-cache", type=click.Choice(["fp8", "int8"]), help="Keys and values, too.")
 @click.option(
@@ -49,6 +55,12 @@ BLOCKS, FLAT_BLOCKS = 40, 400
     type=click.IntRange(3),
     metavar="N",
     help=f"Length of the stream.  [default: {BLOCKS}, or {FLAT_BLOCKS} with --flat]",
+)
+@click.option(
+    "--within",
+    type=click.FloatRange(1),
+    metavar="SECONDS",
+    help="Make no more blocks after so long, loading included.",
 )
 @click.option(
     "--compare",
@@ -66,6 +78,7 @@ def bench(
     source: str | None,
     model_path: Path | None,
     blocks: int | None,
+    within: float | None,
     compare: tuple[str, str] | None,
     is_flat: bool,
     as_json: bool,
@@ -82,18 +95,19 @@ def bench(
     from streamer.config import load_config
 
     config, settings = load_config(source, model_path), Settings(**changes)
+    limit_s = math.inf if within is None else within
     made: BenchReport | Comparison | Flatness
     if compare is not None and is_flat:
         raise ConfigError("--compare and --flat are two questions; ask one at a time")
     if compare is not None:
         first, second = (Settings.parse(text).over(settings) for text in compare)
-        made = run_interruptibly(run.compare(config, (first, second), blocks or BLOCKS))
+        made = run_interruptibly(run.compare(config, (first, second), blocks or BLOCKS, limit_s))
         text = _comparison(made)
     elif is_flat:
         made = run_interruptibly(run.flat(config, settings, blocks or FLAT_BLOCKS))
         text = _flatness(made)
     else:
-        made = run_interruptibly(run.bench(config, settings, blocks or BLOCKS))
+        made = run_interruptibly(run.bench(config, settings, blocks or BLOCKS, limit_s))
         text = text_table(made)
     click.echo(json.dumps(made.as_dict(), indent=2) if as_json else text)
 
@@ -120,4 +134,5 @@ def _flatness(made: Flatness) -> str:
 
 
 bench.add_command(bench_delivery)
+bench.add_command(bench_gpu)
 bench.add_command(bench_latency)

@@ -33,5 +33,7 @@ def bench_latency(
         f"{made.model}: {made.prompts} prompts, seen after {made.latency_s_p50} s in the median, "
         f"{made.latency_s_p90} p90, {made.latency_s_max} at worst\n"
         f"first picture {made.first_picture_s} s after the stream began; {made.played_fps} "
-        f"pictures a second came\n{made.verdict}"
+        f"pictures a second came\n"
+        f"the event loop stood still for {made.loop_late_ms} ms at most, {made.loop_busy_ms} ms of "
+        f"that by its own work\n{made.verdict}"
     )

@@ -24,7 +24,8 @@ def check_kernels(
         if wanted == "triton":
             found = "model.kernels is 'triton', and there is no CUDA device"
             return Check("kernels", "fail", found, "set model.kernels to 'auto'")
-        return Check("kernels", "ok", "PyTorch's, as always on a processor")
+        if wanted != "compile":
+            return Check("kernels", "ok", "PyTorch's, as always on a processor")
     if wanted != "auto":
         return Check("kernels", "ok", f"{wanted}, as model.kernels says")
     from streamer_kernels.memory import default_path

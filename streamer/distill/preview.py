@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import DenoisingSteps, block_noise, denoise_block
 from streamer.models.transformer import CausalWanTransformer
 from streamer.models.vae import VideoVAE

@@ -28,6 +28,7 @@ from streamer.engine.worker import (
     NextBlock,
     OpenStream,
     RestoreStream,
+    Settle,
     run_worker,
 )
 from streamer.errors import EngineError, StreamerError, WorkerDiedError
@@ -136,6 +137,11 @@ class Engine:
         if not isinstance(reply, Measured):
             raise EngineError(f"the worker answered measure with {type(reply).__name__}")
         return reply.figures
+
+    async def settle(self) -> None:
+        """Wait until the device has done all that it was given.  Raises WorkerDiedError."""
+        worker = await self._ready_worker()
+        await worker.ask(Settle(worker.new_number()))
 
     async def _ready_worker(self) -> WorkerProcess:
         """The loaded worker; callers who find none share one start."""

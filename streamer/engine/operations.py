@@ -27,6 +27,8 @@ def choose_operations(
     """
     if model.kernels == "torch" or (model.kernels == "auto" and device.type != "cuda"):
         return _told(load_ops("torch"), (("all", "torch"),))
+    if model.kernels == "compile":
+        return _told(load_ops("compile"), (("all", "torch-compile"),))
     if model.kernels == "triton":
         if device.type != "cuda":
             raise ConfigError(

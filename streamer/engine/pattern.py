@@ -73,6 +73,9 @@ class PatternModel:
         """There is no model, so there is nothing to judge its times by."""
         return ModelFigures(device="NumPy on one thread", peak_bytes=process_peak_bytes())
 
+    def settle(self) -> None:
+        """Nothing is ever under way."""
+
     def open(self, spec: StreamSpec) -> PatternStream:
         """A new stream at block 0."""
         return self.restore(Truth(Script(spec), 0, 0, ()))

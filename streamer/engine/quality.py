@@ -17,9 +17,9 @@ from streamer_kernels.quantise import Kind
 from torch import Tensor
 
 from streamer.errors import ConfigError
-from streamer.models.context import RollingContext
 from streamer.models.guidance import FlowModel
 from streamer.models.quantised import psnr_db
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import DenoisingSteps, add_noise, to_clean, write_block
 from streamer.models.transformer import PromptKV
 from streamer.models.vae import VideoVAE

@@ -35,6 +35,13 @@ def peak_bytes(device: torch.device) -> int:
     return process_peak_bytes()
 
 
+def forget_peak(device: torch.device) -> None:
+    """Count memory anew: what was tried while loading is not what a stream takes."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def device_name(device: torch.device) -> str:
     """For people."""
     if device.type == "cuda":

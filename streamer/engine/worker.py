@@ -105,7 +105,17 @@ class MeasureModel:
     stream: int = 0
 
 
-Request = OpenStream | RestoreStream | NextBlock | CloseStream | EncodePictures | MeasureModel
+@dataclass(frozen=True)
+class Settle:
+    """Request: wait for the device.  Answer: Done.  stream: of nobody."""
+
+    request: int
+    stream: int = 0
+
+
+Request = (
+    OpenStream | RestoreStream | NextBlock | CloseStream | EncodePictures | MeasureModel | Settle
+)
 
 
 @dataclass(frozen=True)
@@ -212,6 +222,10 @@ class VideoModel(Protocol):
 
     def measure(self) -> ModelFigures:
         """Figures to judge times by; takes about a second."""
+
+    def settle(self) -> None:
+        """Wait until the device has done all that it was given: a block may be handed over before
+        its last pass has ended."""
 
     def open(self, spec: StreamSpec) -> VideoStream:
         """A new stream at block 0."""
@@ -359,6 +373,8 @@ class Worker:
                 return Encoded(request.request, self._model.encode(request.pictures))
             case MeasureModel():
                 return Measured(request.request, self._model.measure())
+            case Settle():
+                self._model.settle()
             case CloseStream():
                 self._close(request.stream)
         return Done(request.request)

@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from streamer.models.context import RollingContext
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import DenoisingSteps, Model, denoise_block, solve_block, write_block
 from streamer.models.transformer import PromptKV
 from streamer.models.vae import VideoVAE

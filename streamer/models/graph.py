@@ -17,7 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from streamer.models.context import Fill, RollingContext, StreamingContext
+from streamer.models.context import StreamingContext
+from streamer.models.rolling import Fill, RollingContext
 from streamer.models.transformer import PromptKV
 
 logger = logging.getLogger(__name__)

@@ -22,22 +22,27 @@ SKIPPED_LAYERS = 1
 """How many of the first and of the last layers stay as they are."""
 PARTS = ("self_attn.o", "cross_attn.q", "cross_attn.o", "ffn.0", "ffn.2")
 """The maps of a layer that are replaced, besides queries, keys and values of self-attention."""
+BEHIND_GELU = "ffn.2"
 
 
 class EightBitLinear(nn.Module):
     """A linear map whose weight is held in eight bits and whose input is rounded to them.
 
     codes: [O, E].  scales: float32 [O].  bias: [O].
+    takes_gelu: whether the map is of the GELU of its input, taken while that is rounded.
     """
 
     codes: Tensor
     scales: Tensor
     bias: Tensor | None
 
-    def __init__(self, maps: Iterable[nn.Linear], kind: Kind, ops: Ops) -> None:
+    def __init__(
+        self, maps: Iterable[nn.Linear], kind: Kind, ops: Ops, *, takes_gelu: bool = False
+    ) -> None:
         """Of one map, or of several with the same input, whose results then lie side by side."""
         super().__init__()
-        self.kind, self._quantise = kind, ops.quantise_rows
+        self.kind = kind
+        self._quantise = ops.gelu_quantise_rows if takes_gelu else ops.quantise_rows
         maps = list(maps)
         codes, scales = ops.quantise_rows(torch.cat([each.weight for each in maps]), kind)
         self.register_buffer("codes", codes)
@@ -70,7 +75,9 @@ def quantise(transformer: CausalWanTransformer, kind: Kind, ops: Ops) -> int:
         for name in PARTS:
             linear = cast(nn.Linear, block.get_submodule(name))
             parent, _, last = name.rpartition(".")
-            setattr(block.get_submodule(parent), last, EightBitLinear([linear], kind, ops))
+            eighth = EightBitLinear([linear], kind, ops, takes_gelu=name == BEHIND_GELU)
+            setattr(block.get_submodule(parent), last, eighth)
+        block.ffn[1] = nn.Identity()  # the map behind it takes the GELU
         count += 3 + len(PARTS)
     return count
 

@@ -58,3 +58,11 @@ def shift_table(num_frames: int, head_width: int) -> Tensor:
 def table_dtype(dtype: torch.dtype) -> torch.dtype:
     """Tables are never kept in sixteen bits: float64 for float64 models, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def sent(numbers: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Numbers of the host on a device; from pinned memory, so that the host need not wait."""
+    numbers = numbers.to(dtype)
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()
+    return numbers.to(device, non_blocking=device.type == "cuda")

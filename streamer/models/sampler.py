@@ -15,7 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from streamer.models.context import RollingContext, StreamingContext
+from streamer.models.context import StreamingContext
+from streamer.models.rolling import RollingContext
 from streamer.models.transformer import PromptKV
 from streamer.models.unipc import UniPC
 

@@ -21,8 +21,9 @@ from torch.utils.checkpoint import checkpoint
 
 from streamer.config import TransformerSection
 from streamer.models.canvas import TextCanvas
-from streamer.models.context import AttentionContext, CacheShape, RingContext
+from streamer.models.context import AttentionContext, RingContext
 from streamer.models.joined import join
+from streamer.models.ring import CacheShape
 
 
 _OPEN = 2.0

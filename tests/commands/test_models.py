@@ -16,8 +16,9 @@ from streamer.config import load_config
 from streamer.models.cache import RingLayout
 from streamer.models.checkpoints import load_checkpoint
 from streamer.models.checkpoints.read import MOST_FILES, MOST_NAMES
-from streamer.models.context import CacheShape, RollingContext
 from streamer.models.needs import needs, transformer_parameters
+from streamer.models.ring import CacheShape
+from streamer.models.rolling import RollingContext
 from streamer.models.tiny_vae import TAEW2_1, TinyVAE
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 from tests.models.published import LAYOUTS, empty, output, tiny

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext, StreamingContext
+from streamer.models.context import StreamingContext
 from streamer.models.fragments import (
     anchored_latents,
     make_fragments,
     make_rollouts,
     overlap_pictures,
 )
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import DenoisingSteps, FlowMatchTable
 from streamer.models.transformer import CausalWanTransformer, PromptKV
 from streamer.models.wan_vae import LATENT_MEAN, LATENT_STD, WanVAE, WanVAEConfig

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import FullContext, RollingContext
+from streamer.models.context import FullContext
+from streamer.models.rolling import RollingContext
 from streamer.models.transformer import CausalWanTransformer
 from tests.conformance.casefile import CaseFile, Difference, compare
 from tests.conformance.network import read_config

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import BlockCausalContext, RollingContext, StreamingContext
+from streamer.models.context import BlockCausalContext, StreamingContext
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import (
     FlowMatchTable,
     denoise_block,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from streamer.distill.rollout import Roller, RolloutPlan
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import FlowMatchTable, denoise_block, write_block
 from streamer.models.transformer import CausalWanTransformer
 from tests.distill.tiny import LAYOUT, SHAPE, SIZES, STEPS, network

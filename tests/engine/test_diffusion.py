@@ -9,13 +9,10 @@ import torch
 
 from streamer.config import Config
 from streamer.driver import StreamDriver
-from streamer.engine.diffusion import (
-    UNLIMITED_WINDOW_FRAMES,
-    DiffusionModel,
-    DiffusionStream,
-    memory_guard,
-)
+from streamer.engine.diffusion import UNLIMITED_WINDOW_FRAMES, DiffusionModel
+from streamer.engine.diffusion_stream import DiffusionStream
 from streamer.engine.handle import Engine
+from streamer.engine.memory import memory_guard
 from streamer.engine.parts import KEPT_TEXTS, TextMemory
 from streamer.errors import ConfigError, EngineError, OutOfMemoryError, WeightsError
 from streamer.models.tiny_vae import STORYBOOK, TAEW2_1, TinyVAE, TinyVAEConfig

@@ -9,8 +9,9 @@ import psutil
 import pytest
 import torch
 
-from streamer.engine import diffusion
-from streamer.engine.diffusion import DiffusionModel, DiffusionStream
+from streamer.engine import diffusion_stream
+from streamer.engine.diffusion import DiffusionModel
+from streamer.engine.diffusion_stream import DiffusionStream
 from streamer.models.sampler import block_noise
 from streamer.stream import Prompt, Script, StreamSpec, Transition, TransitionKind, Truth
 from tests.engine.tiny_model import make_tiny_config
@@ -77,7 +78,7 @@ def test_a_stream_that_starts_at_a_late_position_shows_the_same(
     def noise(seed: int, block: int, draw: int, *rest: object) -> torch.Tensor:
         return block_noise(seed, block % start, draw, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(diffusion, "block_noise", noise)
+    monkeypatch.setattr(diffusion_stream, "block_noise", noise)
     early = model.open(SPEC)
     late = model.restore(Truth(Script(SPEC), start, 12 * start, ()))
     for index in range(12):

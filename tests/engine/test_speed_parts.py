@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from streamer.config import Config
 from streamer.driver import StreamDriver
+from streamer.engine import diffusion
 from streamer.engine.diffusion import DiffusionModel
 from streamer.engine.handle import Engine
 from streamer.engine.operations import choose_operations
@@ -54,6 +56,16 @@ def test_a_processor_computes_with_the_references(tiny_model: DiffusionModel):
     assert all(block.self_attn.joined is None for block in tiny_model.transformer.blocks)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler warns of itself
+@pytest.mark.skipif(shutil.which("g++") is None, reason="PyTorch's compiler needs one for C++")
+def test_pytorchs_compiler_makes_the_same_pictures(tiny_config: Config, tiny_model: DiffusionModel):
+    compiled = load(changed(tiny_config, kernels="compile"))
+    assert compiled.chosen == (("all", "torch-compile"),)
+    for mine, wanted in zip(play(compiled, 2), play(tiny_model, 2), strict=True):
+        np.testing.assert_allclose(mine.latents, wanted.latents, atol=1e-3)
+
+
 def test_triton_on_a_processor_is_refused_with_a_way_out(tiny_config: Config):
     with pytest.raises(ConfigError, match="runs on CUDA devices; the device is 'cpu'; choose 'aut"):
         load(changed(tiny_config, kernels="triton", device="cpu"))
@@ -82,6 +94,17 @@ def test_on_a_gpu_the_kernels_are_measured_at_the_steady_shape_and_told(
     assert (asked["dtype"], asked["path"]) == (torch.float32, Path("kept.json"))
     assert chosen == (("attend+attend_views", "fast"),)
     assert "op=attend+attend_views backend=fast" in caplog.text
+
+
+def test_memory_is_counted_from_the_first_picture_on(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    """On a GPU the references that kernels are compared with take more than any stream."""
+    told: list[str] = []
+    monkeypatch.setattr(diffusion, "forget_peak", lambda device: told.append("memory"))
+    DiffusionModel(tiny_config, lambda part, stage: told.append(stage))
+    assert told[told.index("memory") :] == ["memory", "making a first picture", "ready"]
+    assert "choosing kernels" in told
 
 
 def test_figures_are_those_of_the_steady_state(tiny_model: DiffusionModel):

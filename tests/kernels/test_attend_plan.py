@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 import pytest
 from streamer_kernels.attend_plan import (
     DIRECT,
-    PART_COST,
+    FULL_WINDOW,
+    PART_SLOTS,
     Plan,
     choose_split,
     finish_time,
@@ -100,8 +101,16 @@ def test_nothing_is_split_when_the_tiles_fill_the_waves() -> None:
     assert choose_split(5, 3, 1) == (0, 1)
 
 
+def test_short_runs_are_not_split() -> None:
+    """A text has 512 rows: merging would take longer than a part of so few keys."""
+    assert choose_split(37, 12, 132, num_keys=512) == (0, 1)
+    assert choose_split(37, 12, 132, num_keys=4680) != (0, 1)
+    assert plan_attention((4680,), False, 128, 12, 132, 512).merges == ()
+
+
 def test_parts_are_not_free() -> None:
+    cost = PART_SLOTS / FULL_WINDOW
     # One tile on two processors: two halves, and what it costs to start and merge them.
-    assert finish_time(1, 1, 2, 1, 2) == pytest.approx(0.5 + PART_COST)
+    assert finish_time(1, 1, 2, 1, 2) == pytest.approx(0.5 + cost)
     assert finish_time(3, 0, 1, 1, 2) == 2.0
-    assert finish_time(3, 1, 2, 1, 2) == pytest.approx(1.5 + PART_COST)
+    assert finish_time(3, 1, 2, 1, 2) == pytest.approx(1.5 + cost)

@@ -13,7 +13,7 @@ from streamer_kernels.attend_triton import padded_width, pick_tile
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
+from streamer.models.rolling import RollingContext
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 from tests.kernels.interpreter import Interpreter
 
@@ -217,4 +217,9 @@ def test_a_streaming_transformer_gives_the_same_blocks(interpreter: Interpreter)
 
 def test_heads_wider_than_every_tile_are_refused() -> None:
     with pytest.raises(ValueError, match="heads are 256 wide, the largest tile is for 128"):
-        pick_tile(2, padded_width(129))
+        pick_tile(2, padded_width(129), 90)
+
+
+def test_before_hopper_a_ring_of_codes_has_a_tile_of_its_own() -> None:
+    assert pick_tile(2, 128, 80, is_coded=True).queries < pick_tile(2, 128, 80).queries
+    assert pick_tile(2, 128, 90, is_coded=True) == pick_tile(2, 128, 90)

@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 import torch
 from streamer_kernels.attend import attend
-from streamer_kernels.attend_library import LibraryAttention, merge, processor_flash
+from streamer_kernels.attend_library import LibraryAttention, processor_flash, with_one_pass
 from streamer_kernels.attend_views import (
     MAX_SPANS,
     SeenFrame,
@@ -20,6 +20,7 @@ from streamer_kernels.attend_views import (
     attend_views,
     view_frames,
 )
+from streamer_kernels.merge import merge
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
@@ -107,6 +108,11 @@ def test_the_reference_differentiates() -> None:
 def test_views_that_no_kernel_can_serve_are_refused(views: list[View], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ViewTable(views)
+
+
+def test_a_table_tells_the_most_keys_that_a_query_sees_besides_sinks() -> None:
+    views = [View(3, (Span(0, 4, is_sink=True), Span(4, 10))), View(2, (Span(6, 8), Span(9, 20)))]
+    assert ViewTable(views).most_keys == 13
 
 
 def test_a_table_is_updated_at_its_address() -> None:
@@ -209,6 +215,57 @@ def test_merging_keeps_extreme_sums_finite() -> None:
     out, total = merge(parts)
     assert torch.equal(out, parts[0][0])
     assert torch.equal(total, parts[0][1])
+
+
+def scattered(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The same numbers with other strides, as libraries give them."""
+    out, log_sum = part
+    return (
+        out.transpose(1, 2).contiguous().transpose(1, 2),
+        log_sum.transpose(1, 2).contiguous().transpose(1, 2),
+    )
+
+
+@LINUX
+@pytest.mark.parametrize("num_parts", [1, 2, 3])
+@pytest.mark.parametrize(("num_heads", "width"), [(2, 16), (3, 12)])
+def test_the_merge_in_one_pass_is_the_merge(
+    interpreter: Interpreter, num_parts: int, num_heads: int, width: int
+) -> None:
+    parts = [
+        scattered((
+            draw(2, 5, num_heads, width, seed=i),
+            4.0 * draw(2, num_heads, 5, 1, seed=i + 9)[..., 0],
+        ))
+        for i in range(num_parts)
+    ]  # fmt: skip
+    wanted, total = merge(parts)
+    # Packed, because the other process sees no strides of tensors in lists.
+    out, log_sum = interpreter.call("merge_triton.merge", parts)
+    torch.testing.assert_close(out, wanted, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(log_sum, total, atol=1e-6, rtol=1e-5)
+
+
+@LINUX
+def test_the_merge_in_one_pass_keeps_extreme_sums_finite(interpreter: Interpreter) -> None:
+    parts = [
+        (draw(1, 2, 2, 4, seed=i), torch.full((1, 2, 2), sum_))
+        for i, sum_ in enumerate((900.0, -900.0))
+    ]
+    out, total = interpreter.call("merge_triton.merge", parts)
+    assert torch.equal(out, parts[0][0])
+    assert torch.equal(total, parts[0][1])
+
+
+@LINUX
+def test_the_merge_in_one_pass_refuses_what_it_cannot_do() -> None:
+    from streamer_kernels.merge_triton import merge as in_one_pass
+
+    part = (draw(1, 2, 2, 4, seed=0), torch.zeros(1, 2, 2))
+    with pytest.raises(RuntimeError, match="the triton merge has no backward pass"):
+        in_one_pass([(part[0].requires_grad_(), part[1]), part])
+    assert with_one_pass(LIBRARY).name == "cpu-flash+merge"
+    assert with_one_pass(LIBRARY).merge is in_one_pass
 
 
 # Tiles are 32x32 in the interpreter.  Spans inside a tile, over a border and on one; a hole; sinks

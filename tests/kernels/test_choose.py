@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,12 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from streamer_kernels import Ops, load_ops
+from streamer_kernels import Ops, choose, load_ops
 from streamer_kernels.attend_library import processor_flash
 from streamer_kernels.attend_views import Span, View, ViewTable
 from streamer_kernels.choose import (
     Candidate,
     Choice,
+    DeviceLostError,
     attend_checks,
     candidates_at_hand,
     choose_ops,
@@ -24,7 +28,7 @@ from streamer_kernels.choose import (
     row_error,
     views_checks,
 )
-from streamer_kernels.memory import Memory, default_path
+from streamer_kernels.memory import Memory, condemn_hanging, default_path
 from streamer_kernels.quantise import RingScales
 from streamer_kernels.workload import Shape
 from torch import Tensor
@@ -251,6 +255,94 @@ def test_another_shape_or_other_backends_are_measured_anew(tmp_path: Path) -> No
     assert len(json.loads(path.read_text())) == 2
 
 
+def test_what_spoils_the_device_is_left_out_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CUDA device answers no more after a kernel that read where it must not."""
+    path, spoiled = tmp_path / "kernels.json", []
+
+    def spoil(*arguments: Any) -> Tensor:
+        spoiled.append(True)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(choose, "is_lost", lambda device: bool(spoiled))
+    candidates = [attention("wild", spoil), reference()]
+    with pytest.raises(DeviceLostError, match=r"wild has spoiled the device with attend .*illegal"):
+        decide(candidates, path=path)
+    monkeypatch.setattr(choose, "is_lost", lambda device: False)
+    spoiled.clear()
+    _, choice, _ = decide(candidates, path=path)
+    assert choice.name == "torch"
+    assert "an earlier process did not survive it; delete " in (choice.results[0].fault or "")
+    assert not spoiled
+
+
+def ended_process() -> int:
+    """The number of a process that was."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+def test_what_processes_end_with_is_left_out_after_the_second(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.json"
+    memory, note = Memory(path, "here"), path.with_suffix(f".trying-{os.getpid()}")
+    memory.begin("attend", "hangs")
+    note.rename(path.with_suffix(f".trying-{ended_process()}"))
+    assert memory.fatal("attend") == {}
+    memory.begin("attend", "hangs")
+    note.rename(second := path.with_suffix(f".trying-{ended_process()}"))
+    found = memory.fatal("attend")
+    assert set(found) == {"hangs"}
+    assert second in path.parent.iterdir()
+    assert memory.fatal("modulate") == Memory(path, "there").fatal("attend") == {}
+
+
+def test_one_killed_process_is_enough_where_it_is_known_to_have_hung(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.json"
+    memory = Memory(path, "here")
+    memory.begin("attend", "hangs")
+    note = path.with_suffix(f".trying-{os.getpid()}")
+    note.rename(path.with_suffix(f".trying-{ended_process()}"))
+    assert condemn_hanging(path) == ["hangs"]
+    assert set(memory.fatal("attend")) == {"hangs"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_a_process_whose_end_nobody_has_asked_for_has_ended_too(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.json"
+    memory = Memory(path, "here")
+    memory.condemn("attend", "hangs")
+    ended = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert ended.stdout is not None
+    ended.stdout.read()  # until it has ended
+    note = path.with_suffix(f".trying-{ended.pid}")
+    path.with_suffix(f".trying-{os.getpid()}").rename(note)
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert set(memory.fatal("attend")) == {"hangs"}
+    ended.communicate()
+
+
+def test_what_another_process_tries_right_now_is_not_suspected(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.json"
+    memory = Memory(path, "here")
+    memory.condemn("attend", "slow")
+    path.with_suffix(f".trying-{os.getpid()}").rename(path.with_suffix(f".trying-{os.getppid()}"))
+    assert memory.fatal("attend") == {}
+
+
+def test_after_every_try_the_note_is_gone(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def attend(*arguments: Any) -> Tensor:
+        seen.append(sorted(each.name for each in tmp_path.iterdir()))
+        return LIBRARY.attend(*arguments)
+
+    decide([reference(), attention("fast", attend)], path=tmp_path / "kernels.json")
+    assert seen[0] == [f"kernels.trying-{os.getpid()}"]
+    assert [each.name for each in tmp_path.iterdir()] == ["kernels.json"]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"a": {"attend": 3}}'])
 def test_a_damaged_file_costs_time_only(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kernels.json"
@@ -290,7 +382,7 @@ def test_every_operation_is_checked() -> None:
 def test_backends_at_hand_offer_what_they_are_named_for() -> None:
     at_hand = {each.name: each for each in candidates_at_hand()}
     assert set(at_hand["torch"].load()) == {each.name for each in fields(Ops)}
-    for name in ("triton-pointer", "triton-hopper", "cudnn", "torch-flash"):
+    for name in ("triton-pointer", "triton-hopper", "cudnn", "cudnn+merge", "torch-flash"):
         assert set(at_hand[name].load()) == {"attend", "attend_views"}
     others = {each.name for each in fields(Ops)} - {"attend", "attend_views"}
     assert set(at_hand["triton"].load()) == others

@@ -23,7 +23,7 @@ from streamer_kernels.quantise import (
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import write_and_begin
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 from tests.kernels.interpreter import Interpreter

@@ -122,5 +122,5 @@ def test_ops_are_frozen_and_backends_are_known_by_name() -> None:
     assert ops.attend is attend
     with pytest.raises(dataclasses.FrozenInstanceError):
         ops.attend = attend
-    with pytest.raises(ValueError, match="expected 'torch' or 'triton'"):
+    with pytest.raises(ValueError, match="expected 'torch', 'triton' or 'compile'"):
         load_ops("cuda")

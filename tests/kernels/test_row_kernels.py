@@ -187,6 +187,21 @@ def test_integers_are_those_of_the_reference(
     assert codes.abs().amax(-1).eq(127).all()
 
 
+@pytest.mark.parametrize("shape", [(3, 96), (2, 3, 20)])
+def test_the_gelu_is_taken_before_the_rounding(
+    interpreter: Interpreter, shape: tuple[int, ...]
+) -> None:
+    x = 3.0 * draw(*shape, seed=1)
+    codes, scales = interpreter.ops().gelu_quantise_rows(x, "int8")
+    wanted = torch.nn.functional.gelu(x, approximate="tanh")
+    assert_equal(scales, quantise_rows(wanted, "int8")[1], atol=1e-7)
+    # A number that lies between two codes may go to either.
+    back = dequantise_rows(codes, scales, torch.float32)
+    assert ((back - wanted).abs() <= 0.51 * scales.unsqueeze(-1)).all()
+    codes, scales = REFERENCE.gelu_quantise_rows(x, "int8")
+    assert torch.equal(codes, quantise_rows(wanted, "int8")[0])
+
+
 def test_ties_are_rounded_to_even(interpreter: Interpreter) -> None:
     x = torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, 0.0, 3.0]])
     expected = torch.tensor([[127, 0, 2, 2, 0, -2, 0, 3]], dtype=torch.int8)

@@ -13,10 +13,10 @@ from streamer.models.cache import RingLayout
 from streamer.models.context import (
     BlockCausalContext,
     FullContext,
-    RollingContext,
     StreamingContext,
     UnrolledContext,
 )
+from streamer.models.rolling import RollingContext
 from streamer.models.rotary import axis_channels
 from streamer.models.transformer import CausalWanTransformer, PromptKV, TransformerConfig
 

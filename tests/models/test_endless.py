@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import FlowMatchTable, block_noise, denoise_block, write_block
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 

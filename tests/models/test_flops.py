@@ -6,8 +6,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
 from streamer.models.flops import pass_flops
+from streamer.models.rolling import RollingContext
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 
 CONFIG = TransformerConfig(

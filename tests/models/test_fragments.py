@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
 from streamer.models.fragments import anchored_latents, make_fragments, make_rollouts
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import (
     DenoisingSteps,
     FlowMatchTable,

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
 from streamer.models.graph import Recorder, ReplayedPass
 from streamer.models.guidance import FlowModel
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import DenoisingSteps, block_noise, denoise_block
 from streamer.models.transformer import CausalWanTransformer, PromptKV, TransformerConfig
 

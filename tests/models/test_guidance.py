@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
 from streamer.models.guidance import FlowModel
+from streamer.models.rolling import RollingContext
 from streamer.models.sampler import DenoisingSteps, denoise_block
 from tests.models.published import CONFIG, tiny
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import RollingContext
 from streamer.models.joined import join
+from streamer.models.rolling import RollingContext
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
 
 CONFIG = TransformerConfig(

@@ -13,9 +13,9 @@ from streamer_kernels.attend_views import ViewTable
 from torch import Tensor
 
 from streamer.models.cache import RingLayout
-from streamer.models.context import Fill, RollingContext
 from streamer.models.graph import ReplayedPass
 from streamer.models.guidance import FlowModel
+from streamer.models.rolling import Fill, RollingContext
 from streamer.models.sampler import (
     DenoisingSteps,
     Model,

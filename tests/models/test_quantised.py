@@ -42,6 +42,21 @@ def test_several_maps_become_one():
     torch.testing.assert_close(out, torch.cat([m(x) for m in maps], -1), rtol=0, atol=0.03)
 
 
+def test_the_gelu_of_a_feed_forward_is_taken_while_it_is_rounded():
+    torch.manual_seed(1)
+    linear = torch.nn.Linear(64, 40).requires_grad_(False)
+    x = torch.randn(3, 64)
+    gelu = torch.nn.functional.gelu(x, approximate="tanh")
+    out = EightBitLinear([linear], "int8", OPS, takes_gelu=True)(x)
+    assert torch.equal(out, EightBitLinear([linear], "int8", OPS)(gelu))
+    transformer = CausalWanTransformer(CONFIG).requires_grad_(False)
+    gelu = torch.nn.functional.gelu(torch.ones(48), approximate="tanh")
+    whole = transformer.blocks[1].ffn[2](gelu)
+    quantise(transformer, "int8", OPS)
+    ffn = transformer.blocks[1].ffn
+    torch.testing.assert_close(ffn[2](ffn[1](torch.ones(1, 48)))[0], whole, rtol=0, atol=0.05)
+
+
 def test_first_and_last_layer_and_all_that_reads_text_stay():
     transformer = CausalWanTransformer(CONFIG).requires_grad_(False)
     kept = {
