@@ -25,7 +25,7 @@ from streamer.distill.edition import EDITIONS, Edition, load_edition
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.sheets import Picture, Row, draw_sheet
 from streamer.distill.world import Renderer, sample_specs
-from streamer.errors import WeightsError
+from streamer.errors import ConfigError, WeightsError
 from streamer.models.checkpoint import load_weights, read_tensors, save_weights
 
 CLIP_FRAMES = 8
@@ -276,13 +276,25 @@ class ClassifierStage:
         config: ClassifierStageConfig | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        start: Path | None = None,
     ) -> None:
+        """start: an earlier judge of the same edition to go on from, after its world has changed.
+
+        Raises WeightsError when it cannot be read, ConfigError when it judges another edition.
+        """
         self.edition = edition
         self.config = config or ClassifierStageConfig()
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             classifier = AttributeClassifier(edition)
+        if start is not None:
+            earlier = load_classifier(start)
+            if earlier.edition != edition:
+                raise ConfigError(
+                    f"{start} judges the {earlier.edition.name} edition, not the {edition.name} one"
+                )
+            classifier.load_state_dict(earlier.state_dict())
         self.classifier = classifier.to(self.device)
         self._renderer = Renderer(edition, device, 2 * HEIGHT, 2 * WIDTH, CLIP_FPS)
         self._seed = seed

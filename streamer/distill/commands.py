@@ -294,9 +294,17 @@ def student(
 @training_options
 @device_option
 @edition_option
+@click.option("--start", type=PathType, help="Go on from an earlier judge's file.")
 @click.option("--steps", type=click.IntRange(1), default=500, show_default=True)
 def classifier(
-    out: Path, threads: int, device: str, seed: int, resume: bool, edition: str, steps: int
+    out: Path,
+    threads: int,
+    device: str,
+    seed: int,
+    resume: bool,
+    edition: str,
+    start: Path | None,
+    steps: int,
 ) -> None:
     """Train the judge of `evaluate` on rendered clips; ends in OUT/export."""
     from streamer.distill.classifier import ClassifierStage
@@ -304,7 +312,7 @@ def classifier(
     from streamer.distill.trainer import TrainerConfig
 
     begin_run(out, threads, resume)
-    stage = ClassifierStage(load_edition(edition), device=device, seed=seed)
+    stage = ClassifierStage(load_edition(edition), device=device, seed=seed, start=start)
     config = TrainerConfig(
         out=out, seed=seed, max_steps=steps, ema_decay=0.98, checkpoint_every_s=60.0
     )
