@@ -145,7 +145,7 @@ async def test_a_prompt_set_while_waiting_for_room_takes_effect_in_the_very_next
 ) -> None:
     stage = new_stage(block_s=0.05)
     stage.begin()
-    await stage.time.run(3.0)
+    await stage.time.run(2.6)
     made = len(stage.engine.made)
     accepted = stage.stream.set_prompt(Prompt("p2", "snow"))
     assert accepted.block == made
