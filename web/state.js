@@ -35,6 +35,7 @@ import { emptyRibbon, withHistory, withPrompt, withRate, withStatistics } from "
  * @property {number|null} rtpTimestamp   what that frame carries; null: any next frame
  * @property {number} pts             its media time over WebSocket, in 1/90000 s
  * @property {number} appliedMs
+ * @property {import("./protocol.js").Stages} stages   where its time went until it was encoded
  *
  * @typedef {object} Painted          a frame on screen, with the time it carries
  * @property {number|null} rtpTimestamp   over WebRTC
@@ -42,7 +43,8 @@ import { emptyRibbon, withHistory, withPrompt, withRate, withStatistics } from "
  * @property {number} nowMs
  *
  * @typedef {{tone: "progress"|"done"|"problem", text: string}} Notice
- * @typedef {{promptId: string, latencyMs: number}} Measured
+ * @typedef {{promptId: string, latencyMs: number,
+ *   stages: import("./protocol.js").Stages|null}} Measured
  * @typedef {{kind: "busy"|"failed", code: string, message: string, about: string|null}} Failure
  *
  * @typedef {object} State
@@ -208,7 +210,7 @@ function receive(state, message, nowMs) {
     case "queued":
       return { ...state, place: { position: message.position, length: message.length } };
     case "stream":
-      return attached(state, message);
+      return attached(state, message, nowMs);
     case "answer":
       return { ...state, codec: message.codec };
     case "prompt_accepted":
@@ -227,7 +229,7 @@ function receive(state, message, nowMs) {
         ribbon: withStatistics(state.ribbon, message, state.stream?.fps ?? 16, nowMs),
       };
     case "history":
-      return { ...state, ribbon: withHistory(state.ribbon, message.prompts) };
+      return { ...state, ribbon: withHistory(state.ribbon, message, nowMs) };
     case "audience":
       return {
         ...state,
@@ -277,7 +279,7 @@ function applying(state, message, nowMs) {
   const { rtp_timestamp: rtpTimestamp, pts } = message;
   return {
     ...state,
-    applied: { id, text, rtpTimestamp, pts, appliedMs: nowMs },
+    applied: { id, text, rtpTimestamp, pts, appliedMs: nowMs, stages: message.stages_ms },
     ribbon: withPrompt(state.ribbon, { id, text, block, frame }, nowMs),
   };
 }
@@ -301,15 +303,19 @@ function told(state, message, nowMs) {
 /**
  * @param {State} state
  * @param {import("./protocol.js").StreamInfo} message
+ * @param {number} nowMs
  * @returns {State}
  */
-function attached(state, message) {
+function attached(state, message, nowMs) {
   const { id, token, seed, width, height, fps } = message;
   const isSame = state.stream?.id === id;
+  // A stream that plays already tells no more that it does.
+  const rate = message.state === "playing" ? fps : 0;
   const pending = state.pending?.isFirst ? state.pending : null;
   return {
     ...state,
-    ...(isSame ? {} : { ...OF_STREAM, ribbon: emptyRibbon() }),
+    ...(isSame ? {} : OF_STREAM),
+    ribbon: withRate(isSame ? state.ribbon : emptyRibbon(), rate, nowMs),
     wanted: null,
     place: null,
     stream: { id, token, seed, width, height, fps, state: message.state, detail: "" },

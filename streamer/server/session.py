@@ -313,7 +313,7 @@ class Session:
     def _note_shown(self, shown: Shown) -> None:
         log.info("prompt shown prompt=%s latency_ms=%.0f", shown.prompt_id, shown.latency_ms)
         metrics = self._streams.metrics
-        metrics.note_stage("total", shown.latency_ms / 1000)
+        metrics.note_painted(shown.latency_ms / 1000)
         if shown.jitter_buffer_ms is not None:
             metrics.note_stage("jitter_buffer", shown.jitter_buffer_ms / 1000)
         round_trip_s = self._viewer.round_trip_s if self._viewer is not None else None

@@ -36,7 +36,7 @@ WITHOUT_PICTURE = {
     "failed-loading": (
         [LOADING, REFUSED],
         "This did not work.",
-        "Weights.pt is damaged. Check the weights file on the server, then start the server again.",
+        "weights.pt is damaged. Check the weights file on the server, then start the server again.",
     ),
     "starting": (
         [message("welcome"), message("stream", state="starting")],

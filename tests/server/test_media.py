@@ -193,7 +193,7 @@ async def test_prometheus_reads_the_figures(serve: Serve) -> None:
     answer: httpx.Response = await served.http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     samples = {
-        (sample.name, sample.labels.get("stage", sample.labels.get("code", ""))): sample.value
+        (sample.name, next(iter(sample.labels.values()), "")): sample.value
         for family in text_string_to_metric_families(answer.text)
         for sample in family.samples
         if "le" not in sample.labels
@@ -204,3 +204,5 @@ async def test_prometheus_reads_the_figures(serve: Serve) -> None:
     for stage in ("wait", "text", "block", "decode", "queue", "encode", "jitter_buffer", "total"):
         assert samples["streamer_prompt_seconds_count", stage] == 1, stage
     assert samples["streamer_prompt_seconds_sum", "total"] == pytest.approx(0.6125)
+    for quantile in ("0.5", "0.95"):
+        assert samples["streamer_prompt_to_picture_seconds", quantile] == pytest.approx(0.6125)

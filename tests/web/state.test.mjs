@@ -54,7 +54,7 @@ test("a first prompt shows its text, then the time to the first picture", () => 
   assert.equal(attached.wanted, null);
   const playing = [status("playing"), painted(null, 1840)].reduce(reduce, attached);
   assert.equal(phaseOf(playing), "playing");
-  assert.deepEqual(playing.measured, { promptId: "p1", latencyMs: 840 });
+  assert.deepEqual(playing.measured, { promptId: "p1", latencyMs: 840, stages: null });
   assert.equal(playing.notice?.text, "first picture after 0.84 s");
 });
 
@@ -87,7 +87,8 @@ test("a prompt change is announced, then measured at the frame that carries it",
   state = reduce(state, received("prompt_applied", { rtp_timestamp: 9000 }, 1500));
   assert.equal(reduce(state, painted(8999, 1600)), state, "an earlier frame changes nothing");
   state = reduce(state, painted(9000, 1740));
-  assert.deepEqual(state.measured, { promptId: "p2", latencyMs: 740 });
+  const stages = server.prompt_applied.stages_ms;
+  assert.deepEqual(state.measured, { promptId: "p2", latencyMs: 740, stages });
   assert.deepEqual(state.notice, { tone: "done", text: "changed in 0.74 s" });
   assert.equal(state.caption, server.prompt_applied.text);
   assert.equal(reduce(state, painted(18000, 1900)).measured, state.measured, "measured once");
@@ -445,4 +446,25 @@ test("a link that carries the token directs, and is made of it", async () => {
   assert.deepEqual(rememberedStream(), { stream: "s-1", token: "t-0_k" });
   assert.equal(shareLink("s-1", "t-0_k", false), "http://here:1/room/#s-1/t-0_k");
   assert.equal(shareLink("s-1", null, true), "http://here:1/room/?clean=1#s-1");
+});
+
+test("who comes to a stream that plays sees its prompts move on at once", () => {
+  const state = after(
+    WELCOME,
+    received("stream", { state: "playing", fps: 10 }, 1000),
+    received("history", { frame: 30 }, 1000),
+  );
+  assert.equal(frameAt(state.ribbon, 2000), 40);
+  const paused = after(
+    WELCOME,
+    received("stream", { state: "paused", fps: 10 }, 1000),
+    received("history", { frame: 30 }, 1000),
+  );
+  assert.equal(frameAt(paused.ribbon, 2000), 30);
+});
+
+test("the name of a file at the beginning of a sentence stays as it is", () => {
+  assert.equal(sentence("weights.pt is damaged"), "weights.pt is damaged.");
+  assert.equal(sentence("stream.widht: unknown key"), "stream.widht: unknown key.");
+  assert.equal(sentence("the GPU is full. stop others"), "The GPU is full. stop others.");
 });
