@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from streamer.changes import Stages
@@ -121,8 +122,7 @@ class Metrics:
         """NaN before the first, as Prometheus has it."""
         if not self._painted:
             return math.nan
-        ordered = sorted(self._painted)
-        return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+        return float(np.quantile(self._painted, part))
 
     def exposition(self) -> bytes:
         """All figures in Prometheus' text format."""

@@ -35,10 +35,8 @@ export function withWay(ways, way) {
 export function spreadWords(ways) {
   if (ways.length === 0) return "";
   const sorted = ways.map(({ latencyMs }) => latencyMs).sort((a, b) => a - b);
-  const at = (/** @type {number} */ part) =>
-    `${(sorted[Math.min(sorted.length - 1, Math.floor(part * sorted.length))] / 1000).toFixed(2)} s`;
   const count = ways.length === 1 ? "1 prompt" : `${ways.length} prompts`;
-  return `prompt to picture: median ${at(0.5)}, p95 ${at(0.95)}, ${count}`;
+  return `of ${count}: median ${quantile(sorted, 0.5)}, p95 ${quantile(sorted, 0.95)}`;
 }
 
 /**
@@ -52,11 +50,23 @@ export function stagesOf({ latencyMs, stages }) {
   if (stages === null) return [];
   const known = NAMES.map(([key, name]) => ({ name, ms: stages[key] }));
   const rest = latencyMs - known.reduce((sum, { ms }) => sum + ms, 0);
-  return [...known, { name: "to the screen", ms: rest }].filter(({ ms }) => ms >= WORTH_TELLING_MS);
+  return [...known, { name: "screen", ms: rest }].filter(({ ms }) => ms >= WORTH_TELLING_MS);
 }
 
 /** @param {{name: string, ms: number}[]} stages */
 export function stagesWords(stages) {
   const told = stages.map(({ name, ms }) => `${name} ${Math.round(ms)}`);
-  return told.length === 0 ? "" : `the last, in ms: ${told.join(" · ")}`;
+  return told.length === 0 ? "" : `${told.join(" · ")} ms`;
+}
+
+/**
+ * Between the two values that are nearest, as `streamer_prompt_to_picture_seconds` has it.
+ *
+ * @param {number[]} sorted  ms, at least one
+ * @param {number} part
+ */
+function quantile(sorted, part) {
+  const place = part * (sorted.length - 1);
+  const [below, above] = [sorted[Math.floor(place)], sorted[Math.ceil(place)]];
+  return `${((below + (above - below) * (place % 1)) / 1000).toFixed(2)} s`;
 }
