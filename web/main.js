@@ -201,9 +201,13 @@ function take(message) {
     case "recording":
       keepsakes.follow(message);
       break;
+    case "publication":
+      keepsakes.followPublication(message);
+      break;
     case "direction":
       identity = { ...identity, token: message.token };
       if (identity.stream !== null) rememberStream(identity.stream, message.token);
+      void keepsakes.learn();
       break;
     case "status":
       if (message.state === "ended") endVideo();

@@ -64,10 +64,14 @@ export const PROTOCOL_VERSION = 1;
  * @typedef {{type: "direction", token: string|null}} Direction
  * @typedef {{type: "recording", id: string, state: "recording"|"finished"|"failed",
  *   detail: string, seconds: number, url: string}} Recording
+ * @typedef {{type: "publication", id: string, url: string,
+ *   state: "connecting"|"publishing"|"waiting"|"refused"|"ended", detail: string,
+ *   attempts: number, retry_in_s: number|null}} Publication
  * @typedef {{type: "pong", id: number}} Pong
  * @typedef {{type: "error", code: string, message: string, about: string|null}} ServerError
  * @typedef {Welcome|Loading|Queued|StreamInfo|Answer|PromptAccepted|PromptApplied|SeedApplied|
- *   Status|Statistics|PromptHistory|Audience|Suggestions|Direction|Recording|Pong|ServerError} ServerMessage
+ *   Status|Statistics|PromptHistory|Audience|Suggestions|Direction|Recording|Publication|Pong|
+ *   ServerError} ServerMessage
  * @typedef {"starting"|"playing"|"paused"|"restoring"|"parked"|"ended"} StreamState
  */
 
@@ -270,6 +274,14 @@ const SERVER_FIELDS = {
     detail: text,
     seconds: number,
     url: text,
+  },
+  publication: {
+    id: text,
+    url: text,
+    state: oneOf("connecting", "publishing", "waiting", "refused", "ended"),
+    detail: text,
+    attempts: number,
+    retry_in_s: orNull(number),
   },
   pong: { id: number },
   error: { code: text, message: text, about: orNull(text) },

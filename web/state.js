@@ -72,6 +72,7 @@ import { emptyRibbon, withHistory, withPrompt, withRate, withStatistics } from "
  * @property {import("./protocol.js").Audience|null} audience
  * @property {import("./protocol.js").Suggestion[]} suggestions
  * @property {import("./protocol.js").Recording[]} recordings   oldest first
+ * @property {import("./protocol.js").Publication[]} publications   told to the director
  *
  * @typedef {{type: "received", message: ServerMessage, nowMs: number}
  *   | {type: "lost", retryMs: number}
@@ -81,6 +82,7 @@ import { emptyRibbon, withHistory, withPrompt, withRate, withStatistics } from "
  *   | {type: "video_renewed"}
  *   | {type: "reseeded", seed: number}
  *   | {type: "recorded", recordings: import("./protocol.js").Recording[]}
+ *   | {type: "published", publications: import("./protocol.js").Publication[]}
  *   | {type: "noticed", notice: Notice|null}
  *   | {type: "failed", code: string, message: string}
  *   | {type: "retried"}
@@ -123,6 +125,7 @@ const OF_STREAM = {
   audience: null,
   suggestions: [],
   recordings: [],
+  publications: [],
 };
 
 /** @returns {State} */
@@ -174,6 +177,8 @@ export function reduce(state, event) {
         : { ...state, stream: { ...state.stream, seed: event.seed } };
     case "recorded":
       return { ...state, recordings: event.recordings };
+    case "published":
+      return { ...state, publications: event.publications };
     case "noticed":
       return { ...state, notice: event.notice };
     case "failed":
@@ -241,7 +246,9 @@ function receive(state, message, nowMs) {
     case "direction":
       return directed(state, message.token);
     case "recording":
-      return { ...state, recordings: withRecording(state.recordings, message) };
+      return { ...state, recordings: withOne(state.recordings, message) };
+    case "publication":
+      return { ...state, publications: withOne(state.publications, message) };
     case "pong":
       return state;
     case "error":
@@ -359,13 +366,13 @@ function directed(state, token) {
 }
 
 /**
- * @param {import("./protocol.js").Recording[]} recordings
- * @param {import("./protocol.js").Recording} told
+ * @template {{id: string}} T
+ * @param {T[]} known
+ * @param {T} told  in the place of what was told of it before
  */
-function withRecording(recordings, told) {
-  const isKnown = recordings.some((each) => each.id === told.id);
-  if (!isKnown) return [...recordings, told];
-  return recordings.map((each) => (each.id === told.id ? told : each));
+function withOne(known, told) {
+  if (!known.some(({ id }) => id === told.id)) return [...known, told];
+  return known.map((each) => (each.id === told.id ? told : each));
 }
 
 /**

@@ -213,6 +213,32 @@ export function sentence(text) {
   return isName ? ended : ended[0].toUpperCase() + ended.slice(1);
 }
 
+/** @param {string} url */
+export function hostOf(url) {
+  return URL.canParse(url) ? new URL(url).host : url;
+}
+
+/**
+ * How publishing to a place goes.
+ *
+ * @param {import("./protocol.js").Publication} publication
+ */
+export function publicationWords({ url, state, detail }) {
+  const place = hostOf(url);
+  switch (state) {
+    case "connecting":
+      return `connecting to ${place}`;
+    case "publishing":
+      return `published to ${place}`;
+    case "waiting":
+      return `trying ${place} again: ${detail}`;
+    case "refused":
+      return `refused by ${place}: ${detail}`;
+    case "ended":
+      return `no longer published to ${place}`;
+  }
+}
+
 /**
  * What the statistics say besides the plots.
  *

@@ -26,7 +26,7 @@ from starlette.websockets import WebSocket
 from streamer import __version__
 from streamer.config import Config, web_dir
 from streamer.engine.handle import Engine
-from streamer.errors import BusyError, StreamerError
+from streamer.errors import BusyError, MediaTypeError, StreamerError
 from streamer.metrics import Metrics
 from streamer.pictures import reader_of
 from streamer.server.access import Guard, bearer, require_token
@@ -441,6 +441,13 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         fault = error.errors()[0]
+        found = request.headers.get("content-type", "")
+        if fault["loc"] == ("body",) and "json" not in found:
+            text = f"the body is {found or 'of no stated type'!r}; send application/json"
+            return _problem(MediaTypeError.http_status, MediaTypeError.code, text)
+        if fault["type"] == "json_invalid":
+            text = f"the body is not JSON: {fault['ctx']['error']} at character {fault['loc'][-1]}"
+            return _problem(400, "message_invalid", text)
         where = ".".join(str(part) for part in fault["loc"])
         return _problem(400, "message_invalid", f"{where}: {fault['msg']}")
 

@@ -441,6 +441,22 @@ class RecordingField(Message):
     url: str
 
 
+class PublicationField(Message):
+    """How publishing the stream to another server goes; told to the director.
+
+    url: without what may be secret in it.  attempts: since it last worked.  retry_in_s: while it
+    waits.
+    """
+
+    type: Literal["publication"] = "publication"
+    id: Id
+    url: str
+    state: Literal["connecting", "publishing", "waiting", "refused", "ended"]
+    detail: str
+    attempts: int
+    retry_in_s: float | None
+
+
 class Pong(Message):
     """Answer to ping, with the same id."""
 
@@ -473,6 +489,7 @@ ServerMessage = Annotated[
     | Suggestions
     | Direction
     | RecordingField
+    | PublicationField
     | Pong
     | Error,
     Field(discriminator="type"),

@@ -160,6 +160,9 @@ async def test_video_over_websocket_ends_with_the_stream_and_refuses_in_words(se
 async def test_publishing_is_begun_shown_and_ended(serve: Serve) -> None:
     served = await serve()
     stream = await started(served)
+    director, viewer = await served.talk(), await served.talk()
+    await director.greet(stream=stream["id"], token=stream["token"])
+    await viewer.greet(stream=stream["id"])
     base = f"/api/streams/{stream['id']}/publications"
     bad = await served.http.post(base, json={"url": "ftp://x"}, headers=bearer(stream))
     assert (bad.status_code, bad.json()["code"]) == (400, "publish_refused")
@@ -173,12 +176,21 @@ async def test_publishing_is_begun_shown_and_ended(serve: Serve) -> None:
                 break
             await asyncio.sleep(0.02)
     assert shown["retry_in_s"] is not None
-    assert shown["detail"]
+    assert shown["detail"] == "127.0.0.1:9 cannot be reached (Connection refused); " + (
+        "does a server run there?"
+    )
+    told = await director.hear("publication", state="waiting")
+    assert told["id"] == shown["id"]
+    assert told["detail"] == shown["detail"]
     assert "secret" not in json.dumps(shown)
     url = f"{base}/{shown['id']}"
     assert (await served.http.delete(url, headers=bearer(stream))).status_code == 204
     assert (await served.http.get(base, headers=bearer(stream))).json() == []
+    assert (await director.hear("publication", state="ended"))["id"] == shown["id"]
     assert (await served.until_state(stream["id"], "playing"))["id"] == stream["id"]
+    await viewer.say("ping", id=1)
+    while (heard := json.loads(await viewer.socket.recv()))["type"] != "pong":
+        assert heard["type"] != "publication", "where it goes is the director's business"
 
 
 async def test_prometheus_reads_the_figures(serve: Serve) -> None:

@@ -10,7 +10,14 @@ import { rtpReached } from "../../web/measure.js";
 import { isDirector, isPictureDue, maySuggest, phaseOf } from "../../web/phase.js";
 import { frameAt } from "../../web/ribbon.js";
 import { initialState, reduce } from "../../web/state.js";
-import { factsWords, sentence, timeLeftWords, watchingWords, wordsFor } from "../../web/words.js";
+import {
+  factsWords,
+  publicationWords,
+  sentence,
+  timeLeftWords,
+  watchingWords,
+  wordsFor,
+} from "../../web/words.js";
 
 const { server } = JSON.parse(
   await readFile(new URL("../data/protocol.json", import.meta.url), "utf8"),
@@ -467,4 +474,21 @@ test("the name of a file at the beginning of a sentence stays as it is", () => {
   assert.equal(sentence("weights.pt is damaged"), "weights.pt is damaged.");
   assert.equal(sentence("stream.widht: unknown key"), "stream.widht: unknown key.");
   assert.equal(sentence("the GPU is full. stop others"), "The GPU is full. stop others.");
+});
+
+test("a publication is one entry, and says how it goes and where", () => {
+  const state = after(
+    ...PLAYING,
+    received("publication", { state: "connecting" }),
+    received("publication", { id: "w-2", state: "publishing", url: "https://b.example/whip" }),
+    received("publication", { state: "waiting", detail: "no answer" }),
+  );
+  assert.deepEqual(state.publications.map(publicationWords), [
+    "trying sfu.example again: no answer",
+    "published to b.example",
+  ]);
+  const ended = received("publication", { state: "refused", url: "odd", detail: "403" });
+  assert.equal(publicationWords(after(...PLAYING, ended).publications[0]), "refused by odd: 403");
+  const other = reduce(state, received("stream", { id: "s-other" }));
+  assert.deepEqual(other.publications, [], "they belong to one stream");
 });
