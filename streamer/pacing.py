@@ -44,6 +44,7 @@ _LATENESSES = 64  # newest blocks by which the cushion is sized ...
 _LEARNT = 8  # ... once there are so many; before, their deviation stands in.  As many blocks that
 # come first, while everything warms up and viewers join, are left out.
 _FIRST_DEVIATIONS = 2.5
+_SLOWED_FRAMES = 2.0  # a picture that is slowed already has less room to wait for a late block
 _SPARE_MARGIN = 1.2  # the next late block may be later than those seen
 _LEAST_CUSHION_S = 0.02  # a loop that wakes late, and a block that is handed over meanwhile
 _ROOM_TOLERANCE_S = 0.001  # a timer may fire early
@@ -96,12 +97,15 @@ class PlayoutClock:
 
     @property
     def cushion_s(self) -> float:
-        """How long what is queued should still last when a block lands: what covers late blocks.
+        """How long what is queued should still last when a block lands: what covers late blocks,
+        and more where the picture is slowed already.
 
         The second largest lateness of the newest blocks covers them: one hiccup alone makes nobody
         wait longer.  At most a block; with a short lead next to nothing.
         """
-        wanted = _LEAST_CUSHION_S + (0.0 if self.is_lead_short else self._spare_s)
+        slowed_s = max(0.0, 1.0 / self.rate - 1.0 / self.fps)
+        wanted = _LEAST_CUSHION_S + _SLOWED_FRAMES * slowed_s
+        wanted += 0.0 if self.is_lead_short else self._spare_s
         return min(wanted, self.block_frames / self.rate)
 
     @property

@@ -166,6 +166,12 @@ async def test_slower_than_real_time_slows_the_picture_evenly() -> None:
     assert np.mean(one.rates[-200:]) == pytest.approx(0.75, abs=0.03)
 
 
+async def test_a_picture_that_is_slowed_already_seldom_waits_for_a_block_besides() -> None:
+    one = await run(lambda index: random.Random(index).gauss(1.0, 0.1), 600)
+    assert (one.gaps() > 0.15).sum() <= 7
+    assert np.median(one.waits(20, 500)) < 0.3
+
+
 async def test_the_rate_changes_by_at_most_a_tenth_from_frame_to_frame() -> None:
     one = await run(lambda index: 0.7 if index % 20 < 10 else 1.6)
     assert_rules_hold(one)

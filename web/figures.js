@@ -29,9 +29,10 @@ export class Figures {
    * @param {import("./protocol.js").Statistics} there
    * @param {import("./player.js").Player} player
    * @param {number|null} roundTripMs
+   * @param {number} fps   the stream's own rate
    */
-  async note(there, player, roundTripMs) {
-    this.jitterBufferMs = await player.jitterBufferMs();
+  async note(there, player, roundTripMs, fps) {
+    this.jitterBufferMs = await player.look(fps);
     const here = { fpsShown: player.fpsShown, roundTripMs, latencyMs: this.#latencyMs };
     this.kept = withMeasured(this.kept, there, here);
     this.#latencyMs = null;

@@ -196,7 +196,9 @@ function take(message) {
       void keepsakes.learn();
       break;
     case "statistics":
-      void figures.note(message, player, control.roundTripMs).then(render);
+      void figures
+        .note(message, player, control.roundTripMs, state.stream?.fps ?? 16)
+        .then(render);
       break;
     case "recording":
       keepsakes.follow(message);

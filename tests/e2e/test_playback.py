@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.playback import ROUND, Made, Shown, judge, watch
-from tests.e2e.uneven import Arrival
+from tests.e2e.uneven import Arrival, Way
 
 FPS, BLOCK = 16, 12
 
@@ -66,6 +66,7 @@ def test_uneven_blocks_are_shown_evenly_and_soon(browser: Any) -> None:
     made = watch(browser, Arrival(block_s=0.4, jitter_s=0.03), 8.0, settle_s=4.0)
     judged = made.judged
     assert judged.backwards == 0
+    assert made.packets_lost > 0 or made.target_ms == 0, "nobody waits for what is not lost"
     assert judged.pictures > 8 * FPS / 4
     assert judged.behind_block_ms is not None
     assert judged.behind_block_ms.median > 0
@@ -75,3 +76,15 @@ def test_uneven_blocks_are_shown_evenly_and_soon(browser: Any) -> None:
         assert made.freezes_beyond_jitter <= 1
         assert judged.behind_block_ms.median < 400
         assert judged.skipped <= 3
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_pictures_are_held_back_where_packets_get_lost(browser: Any) -> None:
+    way = Way(loss=0.08, delay_s=0.1)
+    made = watch(browser, Arrival(block_s=0.4, jitter_s=0.03), 8.0, settle_s=6.0, way=way)
+    assert made.packets_lost > 0
+    # Two round trips and two pictures.
+    assert 300 < made.target_ms <= 600
+    assert made.judged.backwards == 0
+    assert made.judged.pictures > 8 * FPS / 4
