@@ -13,8 +13,7 @@ const LOSSY = 2;
 const LOOKS = 10;
 /** A way that lost nothing for so many looks is a good one again. */
 const CALM = 30;
-/** A packet that is lost twice comes in time, too. */
-const ROUND_TRIPS = 2;
+/** Until the next picture shows that something is missing, and for good measure another. */
 const PICTURES = 2;
 const MOST_MS = 600;
 
@@ -44,7 +43,7 @@ export function looked(patience, numMissing, roundTripMs, pictureMs) {
   const isCalm = looks.length === CALM && !looks.includes(true);
   if (isCalm || roundTripMs === null) return { looks, targetMs: isCalm ? 0 : patience.targetMs };
   if (patience.targetMs === 0 && numLossy < LOSSY) return { looks, targetMs: 0 };
-  const wantedMs = ROUND_TRIPS * roundTripMs + PICTURES * pictureMs;
+  const wantedMs = roundTripMs + PICTURES * pictureMs;
   // Every change is seen as a slower or faster picture: it grows at once and never shrinks a bit.
   return { looks, targetMs: Math.min(MOST_MS, Math.max(patience.targetMs, Math.round(wantedMs))) };
 }

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 from streamer.delivery.webrtc import Viewer
 
 
 def spoil(viewer: Viewer, loss: float, delay_s: float, seed: int = 7) -> list[int]:
-    """Lose and delay what is sent to one viewer, below DTLS; returns a list that grows by 1 a loss.
+    """Lose and delay what is sent to one viewer; returns a list that grows by 1 a loss.
 
-    Both packets of media and of repair are lost; order is kept, as on a single long line.
+    Everything is: media, repair, reports, and the answers by which the far end measures its round
+    trip.  Order is kept, as on a single long line.
     """
     (sender,) = viewer._connection.getSenders()
     ice = sender.transport.transport._connection
-    send, rng, lost = ice.sendto, random.Random(seed), []
+    rng, lost = random.Random(seed), []
     loop = asyncio.get_running_loop()
 
-    async def later(data: bytes, component: int) -> None:
-        await send(data, component)
+    def spoilt(transport: Any) -> None:
+        send = transport.sendto
 
-    async def sendto(data: bytes, component: int) -> None:
-        if rng.random() < loss:
-            lost.append(1)
-            return
-        loop.call_later(delay_s, lambda: sending.append(loop.create_task(later(data, component))))
+        def later(*given: Any) -> None:
+            if not transport.is_closing():
+                send(*given)
 
-    sending: list[asyncio.Task[None]] = []
-    ice.sendto = sendto
+        def sendto(*given: Any) -> None:
+            if rng.random() < loss:
+                lost.append(1)
+            else:
+                loop.call_later(delay_s, later, *given)
+
+        transport.sendto = sendto
+
+    for protocol in ice._protocols:
+        spoilt(protocol.transport)
     return lost

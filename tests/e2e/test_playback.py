@@ -84,7 +84,7 @@ def test_pictures_are_held_back_where_packets_get_lost(browser: Any) -> None:
     way = Way(loss=0.08, delay_s=0.1)
     made = watch(browser, Arrival(block_s=0.4, jitter_s=0.03), 8.0, settle_s=6.0, way=way)
     assert made.packets_lost > 0
-    # Two round trips and two pictures.
-    assert 300 < made.target_ms <= 600
+    # A round trip and two pictures.
+    assert 220 <= made.target_ms <= 600
     assert made.judged.backwards == 0
     assert made.judged.pictures > 8 * FPS / 4
