@@ -126,6 +126,8 @@ class Spread:
 class Judged:
     """What was seen on the glass.
 
+    repeated: looks that found the picture of the look before: on a busy machine the page looks so late
+    that the next picture is there already, and counts as skipped and as repeated.
     freezes: intervals that are freezes; of_late_blocks: those while a late block was awaited.
     behind_block_ms: from the end of a block's making to its first picture on screen.
     browser_ms: from a picture's last packet to the screen.
@@ -134,6 +136,7 @@ class Judged:
     pictures: int
     fps: float
     skipped: int
+    repeated: int
     backwards: int
     freezes: int
     freezes_of_late_blocks: int
@@ -170,7 +173,8 @@ def judge(seen: Sequence[Shown], blocks: Sequence[Made]) -> Judged:
         pictures=len(seen),
         fps=round(len(intervals) / max(1e-9, seen[-1].shown_s - seen[0].shown_s), 2),
         skipped=sum(step - 1 for step in steps if 1 < step < ROUND // 2),
-        backwards=sum(step == 0 or step >= ROUND // 2 for step in steps),
+        repeated=steps.count(0),
+        backwards=sum(step >= ROUND // 2 for step in steps),
         freezes=freezes,
         freezes_of_late_blocks=excused,
         late_blocks=sum(late.values()),

@@ -39,7 +39,7 @@ def run_of(
 
 def test_an_even_run_has_no_freezes_and_its_delay_is_told() -> None:
     judged = judge(*run_of(12))
-    assert (judged.freezes, judged.skipped, judged.backwards) == (0, 0, 0)
+    assert (judged.freezes, judged.skipped, judged.repeated, judged.backwards) == (0, 0, 0, 0)
     assert judged.fps == pytest.approx(FPS, rel=0.01)
     assert judged.interval_std_ms < 0.1
     assert judged.behind_block_ms is not None
@@ -54,10 +54,11 @@ def test_a_wait_for_a_late_block_is_told_apart_from_one_for_nothing() -> None:
     assert (judged.freezes, judged.freezes_of_late_blocks, judged.late_blocks) == (2, 1, 1)
 
 
-def test_missing_and_repeated_pictures_are_counted() -> None:
+def test_missing_repeated_and_older_pictures_are_counted() -> None:
     seen, made = run_of(6)
     judged = judge([*seen[:30], *seen[33:50], seen[49], *seen[50:]], made)
-    assert (judged.skipped, judged.backwards) == (3, 1)
+    assert (judged.skipped, judged.repeated, judged.backwards) == (3, 1, 0)
+    assert judge([*seen[:30], seen[28], *seen[30:]], made).backwards == 1
 
 
 @pytest.mark.browser
