@@ -126,8 +126,8 @@ class Spread:
 class Judged:
     """What was seen on the glass.
 
-    repeated: looks that found the picture of the look before: on a busy machine the page looks so late
-    that the next picture is there already, and counts as skipped and as repeated.
+    repeated: looks that found the picture of the look before: on a busy machine the page looks so
+    late that the next picture is there already, and counts as skipped and as repeated.
     freezes: intervals that are freezes; of_late_blocks: those while a late block was awaited.
     behind_block_ms: from the end of a block's making to its first picture on screen.
     browser_ms: from a picture's last packet to the screen.
