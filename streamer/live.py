@@ -11,10 +11,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TextIO
 
+from streamer.changes import Changes, ShownPrompt, ShownSeed
 from streamer.config import Config
 from streamer.delivery.encoder import H264Encoder, best_h264
 from streamer.delivery.fanout import Broadcast
@@ -22,7 +22,7 @@ from streamer.driver import Engine, StreamDriver
 from streamer.errors import EngineError, OutputError, StreamerError, StreamStateError
 from streamer.governor import Governor, Reading
 from streamer.metrics import Metrics
-from streamer.pacing import Playout, TimedFrame
+from streamer.pacing import Playout
 from streamer.server.protocol import (
     Error,
     Message,
@@ -33,6 +33,7 @@ from streamer.server.protocol import (
     PromptHistory,
     RenditionField,
     SeedApplied,
+    StagesField,
     Statistics,
     Status,
     StreamInfo,
@@ -45,7 +46,6 @@ from streamer.stream import (
     FrameBlock,
     Opening,
     Prompt,
-    Reseed,
     StreamSpec,
 )
 
@@ -57,9 +57,6 @@ STATISTICS_EVERY_S = 1.0
 BLOCKS_MEASURED = 8
 """The speed shown is that of so many newest blocks."""
 
-HISTORY_LIMIT = 200
-"""So many prompts are told to who comes late."""
-
 
 class Client(Protocol):
     """One connection attached to a stream: a director or a viewer."""
@@ -69,26 +66,6 @@ class Client(Protocol):
 
     def rtp_timestamp(self, pts: int) -> int | None:
         """What a frame with that pts carries to this client; None without video."""
-
-
-@dataclass(frozen=True)
-class ShownPrompt:
-    """A prompt and its first frame.  pts: when that left, in 1/90000 s of the stream's clock."""
-
-    prompt: Prompt
-    block: int
-    frame: int
-    pts: int
-
-
-@dataclass
-class _Applying:
-    """A prompt on its way to the screen.  wanted_s: when it was set; made_s: when it was made."""
-
-    block: int
-    prompt: Prompt
-    wanted_s: float
-    made_s: float = 0.0
 
 
 class LiveStream:
@@ -130,13 +107,11 @@ class LiveStream:
             h264=_h264(server.h264_encoder),
             rewind_s=server.rewind_s,
         )
-        self.shown: deque[ShownPrompt] = deque(maxlen=HISTORY_LIMIT)
-        self.seed_shown = seed
+        self.changes = Changes(prompt, seed, clock=clock)
         self._metrics = metrics or Metrics()
         self._engine = engine
         self._governor = Governor()
         self._economy = NO_ECONOMY
-        self._wanted_economy: Economy | None = None
         self._script_file = _open_script(server.script_dir, stream_id)
         self._driver = StreamDriver(
             engine,
@@ -148,12 +123,6 @@ class LiveStream:
         self._park_after_s = server.park_after_s
         self._forget_after_s = server.forget_after_s
         self._clock, self._sleep, self._on_ended = clock, sleep, on_ended
-        self._prompt, self._seed = prompt, seed
-        self._wanted_prompt: Prompt | None = prompt
-        self._wanted_at_s = clock()
-        self._wanted_seed: int | None = None
-        self._applying: deque[_Applying] = deque()
-        self._reseeding: deque[tuple[int, int]] = deque()  # blocks, and their new seeds
         self._clients: list[Client] = []
         self._watching: list[Client] = []
         self._keeping: list[Client] = []
@@ -215,8 +184,7 @@ class LiveStream:
     def set_prompt(self, prompt: Prompt) -> PromptAccepted:
         """Want this prompt from the next block on; the newest wins."""
         self._require_alive()
-        self._prompt = self._wanted_prompt = prompt
-        self._wanted_at_s = self._clock()
+        self.changes.want_prompt(prompt)
         return PromptAccepted(
             prompt_id=prompt.id,
             block=self._driver.next_block + int(self._is_making),
@@ -226,7 +194,7 @@ class LiveStream:
     def set_seed(self, seed: int) -> None:
         """Begin the picture anew with other noise from the next block on."""
         self._require_alive()
-        self._seed = self._wanted_seed = seed
+        self.changes.want_seed(seed)
 
     def pause(self) -> None:
         """Make no more blocks; the last picture stays.  Idempotent."""
@@ -276,11 +244,11 @@ class LiveStream:
             id=self.id,
             token=token,
             model=spec.model,
-            seed=self._seed,
+            seed=self.changes.seed,
             width=spec.width,
             height=spec.height,
             fps=spec.fps,
-            prompt=_prompt_field(self._prompt),
+            prompt=_prompt_field(self.changes.prompt),
             state=self.state,
         )
 
@@ -294,8 +262,9 @@ class LiveStream:
                     block=each.block,
                     frame=each.frame,
                 )
-                for each in self.shown
-            ]
+                for each in self.changes.shown
+            ],
+            frame=0 if (last := self.broadcast.last_frame) is None else last.number,
         )
 
     def script(self) -> str:
@@ -346,7 +315,7 @@ class LiveStream:
         while True:
             await self._until_wanted()
             if await self._is_there_room():
-                await self._make_block(self._take_wanted_changes())
+                await self._make_block(self.changes.take(self._driver.next_block))
 
     async def _until_wanted(self) -> None:
         """Return when blocks are wanted: not while paused or when nobody has watched for long."""
@@ -378,24 +347,6 @@ class LiveStream:
                 waiting.cancel()
             await asyncio.gather(room, changed, return_exceptions=True)
 
-    def _take_wanted_changes(self) -> list[Event]:
-        """The newest changes, which take effect at the block about to be made."""
-        prompt, self._wanted_prompt = self._wanted_prompt, None
-        seed, self._wanted_seed = self._wanted_seed, None
-        economy, self._wanted_economy = self._wanted_economy, None
-        events: list[Event] = []
-        if economy is not None:
-            events.append(economy)  # first: another decoder looks back at what a scene drops
-        if prompt is not None:
-            events.append(prompt)
-            applying = _Applying(self._driver.next_block, prompt, self._wanted_at_s)
-            self._applying.append(applying)
-            self._metrics.note_stage("wait", self._clock() - self._wanted_at_s)
-        if seed is not None:
-            events.append(Reseed(seed))
-            self._reseeding.append((self._driver.next_block, seed))
-        return events
-
     async def _make_block(self, events: list[Event]) -> None:
         is_cold, self._was_restored = self._driver.is_parked, False
         began_s = self._clock()
@@ -415,12 +366,7 @@ class LiveStream:
         self._made.append((len(block.frames), made_in_s))
         self.playout.put(block, made_in_s)
         self._metrics.note_block(made_in_s)
-        for applying in self._applying:
-            if applying.block == block.index:
-                applying.made_s = self._clock()
-                self._metrics.note_stage("text", block.timings.text_ms / 1000)
-                self._metrics.note_stage("block", block.timings.denoise_ms / 1000)
-                self._metrics.note_stage("decode", block.timings.decode_ms / 1000)
+        self.changes.note_made(block)
         self._govern(made_in_s, len(block.frames) / self.spec.fps)
 
     def _govern(self, made_s: float, shown_s: float) -> None:
@@ -436,7 +382,8 @@ class LiveStream:
         self.playout.shorten_lead(governor.holds("lead"))
         economy = Economy(governor.holds("decoder"), governor.holds("steps"))
         if economy != self._economy:
-            self._economy = self._wanted_economy = economy
+            self._economy = economy
+            self.changes.want_economy(economy)
 
     async def _play(self) -> None:
         """Hand each frame to the viewers when it is due."""
@@ -444,10 +391,12 @@ class LiveStream:
             await self.broadcast.push(frame)
             self._num_pushed += 1
             self._metrics.note_frame(self.broadcast.encode_s)
-            if self._reseeding and frame.block >= self._reseeding[0][0]:
-                self._tell_reseeded(frame)
-            if self._applying and frame.block >= self._applying[0].block:
-                self._tell_applied(frame)
+            if (seed := self.changes.seed_shown_with(frame)) is not None:
+                self._tell_reseeded(seed)
+            if (
+                prompt := self.changes.prompt_shown_with(frame, self.broadcast.encode_s)
+            ) is not None:
+                self._tell_applied(prompt)
 
     async def _keep_watch(self) -> None:
         """Once a second: statistics, and whether anybody is still there."""
@@ -495,34 +444,33 @@ class LiveStream:
             measure_reason=self._governor.decision.reason,
         )
 
-    def _tell_applied(self, frame: TimedFrame) -> None:
+    def _tell_applied(self, shown: ShownPrompt) -> None:
         """Tell each client which of its pictures is the first of the newest prompt."""
-        while self._applying and self._applying[0].block <= frame.block:
-            applying = self._applying.popleft()
-        block, prompt = applying.block, applying.prompt
-        self.shown.append(ShownPrompt(prompt, block, frame.number, frame.pts))
-        self._metrics.note_prompt()
-        self._metrics.note_stage("encode", self.broadcast.encode_s)
-        if applying.made_s:
-            made_ago_s = self._clock() - applying.made_s
-            self._metrics.note_stage("queue", made_ago_s - self.broadcast.encode_s)
+        self._metrics.note_shown(shown.stages)
+        stages = shown.stages
         for client in list(self._clients):
             client.tell(
                 PromptApplied(
-                    prompt_id=prompt.id,
-                    text=prompt.text,
-                    block=block,
-                    frame=frame.number,
-                    rtp_timestamp=client.rtp_timestamp(frame.pts),
-                    pts=frame.pts,
+                    prompt_id=shown.prompt.id,
+                    text=shown.prompt.text,
+                    block=shown.block,
+                    frame=shown.frame,
+                    rtp_timestamp=client.rtp_timestamp(shown.pts),
+                    pts=shown.pts,
+                    stages_ms=StagesField(
+                        wait=_ms(stages.wait_s),
+                        text=_ms(stages.text_s),
+                        block=_ms(stages.block_s),
+                        decode=_ms(stages.decode_s),
+                        queue=_ms(stages.queue_s),
+                        encode=_ms(stages.encode_s),
+                    ),
                 )
             )
 
-    def _tell_reseeded(self, frame: TimedFrame) -> None:
+    def _tell_reseeded(self, shown: ShownSeed) -> None:
         """Tell everybody the seed of the picture from this frame on."""
-        while self._reseeding and self._reseeding[0][0] <= frame.block:
-            block, self.seed_shown = self._reseeding.popleft()
-        self.tell_all(SeedApplied(seed=self.seed_shown, block=block, frame=frame.number))
+        self.tell_all(SeedApplied(seed=shown.seed, block=shown.block, frame=shown.frame))
 
     def tell_all(self, message: Message) -> None:
         """Tell everybody attached."""
@@ -577,6 +525,10 @@ def _prompt_field(prompt: Prompt) -> PromptField:
             {"kind": wanted.kind.value, "blocks": wanted.blocks}
         )
     return PromptField(id=prompt.id, text=prompt.text, transition=transition)
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 1)
 
 
 def _as_streamer_error(error: Exception) -> StreamerError:

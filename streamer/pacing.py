@@ -8,14 +8,18 @@ The rules:
 - The frames of a block leave at an even rate.  A generator slower than playback lowers the rate
   smoothly; the picture pauses only when nothing is left, and then the schedule begins anew.
 - The rate is at most MAX_RATIO and, while frames are left, at least MIN_RATIO of the nominal one.
-- The next block is started when the queued time is no more than `lead_s`: the usual time to make a
-  block and a cushion that covers all but the latest of the newest blocks.  So the queue never
-  holds more than what `lead_s` admits and one block, and the same knob bounds prompt-to-pixel time.
+- The next block is started when what is queued lasts no longer than `lead_s`: the usual time to
+  make a block and a cushion that covers all but the latest of the newest blocks.  That moment is
+  seldom the one in which a frame leaves, so it is waited for by itself: looked at with every frame
+  only, a block would lie ready for half a frame longer, and the next one for another.
+- So the queue never holds more than what `lead_s` admits and one block, and the same knob bounds
+  prompt-to-pixel time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,6 +44,10 @@ _LATENESSES = 64  # newest blocks by which the cushion is sized ...
 _LEARNT = 8  # ... once there are so many; before, their deviation stands in.  As many blocks that
 # come first, while everything warms up and viewers join, are left out.
 _FIRST_DEVIATIONS = 2.5
+_SLOWED_FRAMES = 2.0  # a picture that is slowed already has less room to wait for a late block
+_SPARE_MARGIN = 1.2  # the next late block may be later than those seen
+_LEAST_CUSHION_S = 0.02  # a loop that wakes late, and a block that is handed over meanwhile
+_ROOM_TOLERANCE_S = 0.001  # a timer may fire early
 _LATE_TOLERANCE = 0.5  # of a frame: a loop that wakes later than this has lost the schedule
 
 
@@ -83,13 +91,21 @@ class PlayoutClock:
         self.rate = self._goal = float(self.fps)
 
     @property
+    def due(self) -> float:
+        """When the frame that `next_due` was last asked for is due; 0 before the first."""
+        return 0.0 if self._due is None else self._due
+
+    @property
     def cushion_s(self) -> float:
-        """Spare video wanted when a block lands: a frame and what covers late blocks.
+        """How long what is queued should still last when a block lands: what covers late blocks,
+        and more where the picture is slowed already.
 
         The second largest lateness of the newest blocks covers them: one hiccup alone makes nobody
-        wait longer.  At most a block; with a short lead the frame alone.
+        wait longer.  At most a block; with a short lead next to nothing.
         """
-        wanted = 1.0 / self.rate + (0.0 if self.is_lead_short else self._spare_s)
+        slowed_s = max(0.0, 1.0 / self.rate - 1.0 / self.fps)
+        wanted = _LEAST_CUSHION_S + _SLOWED_FRAMES * slowed_s
+        wanted += 0.0 if self.is_lead_short else self._spare_s
         return min(wanted, self.block_frames / self.rate)
 
     @property
@@ -97,16 +113,21 @@ class PlayoutClock:
         """How much video may still be queued when a block is started."""
         return 0.0 if self.made_s is None else self.made_s + self.cushion_s
 
-    def admits(self, queued_frames: int) -> bool:
-        """Whether the next block should be started now."""
-        if self.made_s is None:
-            return queued_frames == 0
-        return queued_frames / self.rate <= self.lead_s
+    def lasts_s(self, now: float, queued_frames: int) -> float:
+        """How long it takes until the frame after the queued ones is due; 0 when it is overdue.
 
-    def note_block(self, made_s: float, num_frames: int, queued_frames: int) -> None:
-        """Learn from a block that has just been queued.
+        queued_frames: without a frame that `next_due` was asked for.  They need their time also
+        when the one before them leaves late.
+        """
+        queued_s = queued_frames / self.rate
+        if self._due is None:
+            return queued_s
+        return max(queued_s, self._due + 1.0 / self.rate + queued_s - now)
 
-        made_s: time from its start to now.  queued_frames: with the new block.
+    def note_block(self, made_s: float, num_frames: int, left_s: float) -> None:
+        """Learn from a block that lands now.
+
+        made_s: time from its start to now.  left_s: how long what was queued before it lasts.
         The median of three keeps one stalled block from slowing those that follow.
         """
         self.block_frames = num_frames
@@ -128,9 +149,7 @@ class PlayoutClock:
             sample = median(self._recent) if len(self._recent) > 2 else min(self._recent)
             self.made_s += (sample - self.made_s) / len(self._recent)
         sustained = min(self.fps, num_frames / max(self.made_s, 1e-6))
-        surplus = (
-            queued_frames - num_frames
-        ) / num_frames - self.cushion_s * self.rate / num_frames
+        surplus = (left_s - self.cushion_s) * self.rate / num_frames
         self._goal = self._bounded(sustained * (1 + _GAIN * min(0.6, max(-0.6, surplus))))
 
     def next_due(
@@ -148,8 +167,9 @@ class PlayoutClock:
         goal = self._goal
         if making_s is not None and self.made_s is not None:
             awaited_s = abs(self.made_s - making_s)
-            if awaited_s > 0:
-                goal = min(goal, queued_frames / awaited_s)
+            since_s = 0.0 if self._due is None else min(now - self._due, 1.0 / self.rate)
+            if awaited_s + since_s > 0:  # until then, what is queued and the step to the new block
+                goal = min(goal, (queued_frames + 1) / (awaited_s + since_s))
         step = min(_FASTER_STEP * self.fps, max(-_SLOWER_STEP * self.fps, goal - self.rate))
         self.rate = self._bounded(self.rate + step)
         due = now if self._due is None else self._due + 1.0 / self.rate
@@ -159,25 +179,25 @@ class PlayoutClock:
         self._due = due
         return due
 
-    def applies_in_s(self, queued_frames: int, making_s: float | None) -> float:
+    def applies_in_s(self, left_s: float, making_s: float | None) -> float:
         """Estimated time until the first frame of a block not yet started is due.
 
-        The larger of two: playing all frames ahead of it, and making it.  0 before the first block.
+        left_s: how long what is queued lasts.  The larger of two: playing all frames ahead of it,
+        and making it.  0 before the first block.
         """
         if self.made_s is None:
             return 0.0
         if making_s is not None:
-            played_s = (queued_frames + self.block_frames) / self.rate
+            played_s = left_s + self.block_frames / self.rate
             return max(played_s, max(self.made_s - making_s, 0.0) + self.made_s)
-        queued_s = queued_frames / self.rate
-        return max(queued_s, max(queued_s - self.lead_s, 0.0) + self.made_s)
+        return max(left_s, max(left_s - self.lead_s, 0.0) + self.made_s)
 
     @property
     def _spare_s(self) -> float:
         covered_s = sorted(self._late)[-2] if len(self._late) > 1 else 0.0
         if len(self._late) < _LEARNT:
             return max(covered_s, _FIRST_DEVIATIONS * self.deviation_s)
-        return covered_s
+        return _SPARE_MARGIN * covered_s
 
     def _bounded(self, rate: float) -> float:
         return min(MAX_RATIO * self.fps, max(MIN_RATIO * self.fps, rate))
@@ -209,6 +229,7 @@ class Playout:
         self._last_pts = -1
         self._paused = False
         self._closed = False
+        self._is_next_timed = False  # whether the clock has moved on for the frame that is next
         self._changed = asyncio.Event()
 
     async def wait_for_room(self) -> None:
@@ -216,8 +237,14 @@ class Playout:
 
         While paused there is no room.  After `close` it returns at once and `put` drops the block.
         """
-        while not self._closed and (self._paused or not self._timing.admits(len(self._queue))):
-            await self._change()
+        while not self._closed:
+            wait_s = self._left_s() - self.lead_s
+            if not self._paused and wait_s <= _ROOM_TOLERANCE_S:
+                break
+            if not self._paused and wait_s < self._steady_for_s():
+                await self._sleep(wait_s)
+            else:
+                await self._change()
         self._making_since = self._clock()
 
     def put(self, block: FrameBlock, made_in_s: float) -> None:
@@ -226,8 +253,8 @@ class Playout:
         if self._closed:
             self.dropped += len(block.frames)
             return
+        self._timing.note_block(made_in_s, len(block.frames), self._left_s())
         self._queue.extend((block, index) for index in range(len(block.frames)))
-        self._timing.note_block(made_in_s, len(block.frames), len(self._queue))
         self._wake()
 
     async def frames(self) -> AsyncIterator[TimedFrame]:
@@ -240,9 +267,11 @@ class Playout:
                 continue
             now, making_s = self._clock(), self._making_for_s()
             due = self._timing.next_due(now, len(self._queue), making_s, waited=waited)
-            waited = False
+            waited, self._is_next_timed = False, True
+            self._wake()
             if (wait_s := due - self._clock()) > 0:
                 await self._sleep(wait_s)
+            self._is_next_timed = False
             if self._closed or self._paused or not self._queue:
                 continue
             block, index = self._queue.popleft()
@@ -319,7 +348,19 @@ class Playout:
     @property
     def applies_in_s(self) -> float:
         """Estimate: from now until the first frame of a prompt set now is due."""
-        return self._timing.applies_in_s(len(self._queue), self._making_for_s())
+        return self._timing.applies_in_s(self._left_s(), self._making_for_s())
+
+    def _left_s(self) -> float:
+        """How long what is queued lasts."""
+        queued_frames = max(0, len(self._queue) - int(self._is_next_timed))
+        return self._timing.lasts_s(self._clock(), queued_frames)
+
+    def _steady_for_s(self) -> float:
+        """For how long nothing but time changes `_left_s`, unless somebody pauses or clears."""
+        if not self._queue:
+            return math.inf
+        # Once a frame has left, and until the next has its due time, the rate is not known.
+        return self._timing.due - self._clock() if self._is_next_timed else 0.0
 
     def _making_for_s(self) -> float | None:
         return None if self._making_since is None else self._clock() - self._making_since

@@ -198,6 +198,10 @@ class FakeBroadcast:
         self.renditions: list[Rendition] = []
         self.is_closed = False
 
+    @property
+    def last_frame(self) -> TimedFrame | None:
+        return self.pushed[-1][1] if self.pushed else None
+
     async def push(self, frame: TimedFrame) -> None:
         if self.failure is not None:
             raise self.failure

@@ -145,7 +145,7 @@ async def test_a_prompt_set_while_waiting_for_room_takes_effect_in_the_very_next
 ) -> None:
     stage = new_stage(block_s=0.05)
     stage.begin()
-    await stage.time.run(3.0)
+    await stage.time.run(2.6)
     made = len(stage.engine.made)
     accepted = stage.stream.set_prompt(Prompt("p2", "snow"))
     assert accepted.block == made
@@ -217,13 +217,13 @@ async def test_everybody_is_told_of_a_new_seed_with_its_first_frame_and_who_come
     stage.stream.set_seed(11)
     stage.stream.set_seed(12)
     assert stage.stream.info(None).seed == 12
-    assert stage.stream.seed_shown == 7
+    assert stage.stream.changes.seed_shown == 7
     await stage.time.run(2.0)
     (block,) = [i for i, es in stage.engine.made for e in es if isinstance(e, Reseed)]
     first = next(frame for _, frame in stage.broadcast.pushed if frame.block == block)
     wanted = SeedApplied(seed=12, block=block, frame=first.number)
     assert viewer.of("seed_applied") == stage.client.of("seed_applied") == [wanted]
-    assert stage.stream.seed_shown == stage.stream.info(None).seed == 12
+    assert stage.stream.changes.seed_shown == stage.stream.info(None).seed == 12
     script = Script.read(io.StringIO(stage.stream.script()))
     assert script.at(block) == (Reseed(12),)
 
@@ -625,11 +625,13 @@ async def test_who_comes_late_is_told_what_was_shown(new_stage: Callable[..., St
     await stage.time.run(2.0)
     stage.stream.set_prompt(Prompt("p2", "snow"))
     await stage.time.run(3.0)
-    history = stage.stream.history().prompts
+    told = stage.stream.history()
+    assert told.frame == stage.broadcast.pushed[-1][1].number
+    history = told.prompts
     assert [(each.prompt_id, each.text) for each in history] == [
         ("p1", "a red balloon"),
         ("p2", "snow"),
     ]
     first = next(frame for _, frame in stage.broadcast.pushed if frame.prompt_id == "p2")
     assert (history[1].frame, history[1].block) == (first.number, first.block)
-    assert stage.stream.shown[1].pts == first.pts
+    assert stage.stream.changes.shown[1].pts == first.pts

@@ -88,6 +88,11 @@ class Run:
             self.shown.append((self.time.now, frame))
             self.rates.append(self.playout.playback_rate)
 
+    def waits(self, first: int, last: int) -> list[float]:
+        """How long after its making the first frame of each block was shown."""
+        first_of_block = {frame.block: at for at, frame in reversed(self.shown)}
+        return [first_of_block[i] - self.put_at[i] for i in range(first, last)]
+
     def gaps(self, skip: int = 5 * BLOCK) -> np.ndarray:
         return np.diff([at for at, _ in self.shown[skip:]])
 
@@ -126,19 +131,24 @@ async def test_a_fast_generator_does_not_fill_the_queue() -> None:
     one = await run(lambda index: 0.2)
     assert_rules_hold(one)
     assert one.gaps().max() < 1.2 / FPS
-    first_of_block = {frame.block: at for at, frame in reversed(one.shown)}
-    waits = [first_of_block[i] - one.put_at[i] for i in range(10, 50)]
-    assert max(waits) < 0.3
+    assert max(one.waits(10, 50)) < 0.3
+
+
+@pytest.mark.parametrize("made_s", [0.013, 0.2, 0.37, 0.61])
+async def test_an_even_block_lands_just_before_it_is_needed(made_s: float) -> None:
+    # Started with a frame that leaves, it would lie ready for up to a frame more: 62 ms.
+    one = await run(lambda index: made_s)
+    assert_rules_hold(one)
+    assert one.gaps().max() < 1.01 / FPS
+    assert max(one.waits(20, 50)) < 0.03
 
 
 async def test_uneven_blocks_are_shown_soon_after_they_are_made() -> None:
     one = await run(lambda index: random.Random(index).gauss(0.55, 0.05), 240)
     assert_rules_hold(one)
     assert one.gaps().max() < 2 / FPS
-    first_of_block = {frame.block: at for at, frame in reversed(one.shown)}
-    waits = [first_of_block[i] - one.put_at[i] for i in range(20, 300)]
-    # A browser adds some 30 ms: 250 ms altogether is the aim.
-    assert np.median(waits) < 0.22
+    # A browser adds some 30 ms, a busy machine as much: 250 ms altogether is the aim.
+    assert np.median(one.waits(20, 300)) < 0.17
 
 
 async def test_jittery_blocks_seldom_stall() -> None:
@@ -154,6 +164,12 @@ async def test_slower_than_real_time_slows_the_picture_evenly() -> None:
     assert one.gaps().mean() == pytest.approx(1.0 / BLOCK, rel=0.02)
     assert one.gaps().std() < 0.1 / BLOCK
     assert np.mean(one.rates[-200:]) == pytest.approx(0.75, abs=0.03)
+
+
+async def test_a_picture_that_is_slowed_already_seldom_waits_for_a_block_besides() -> None:
+    one = await run(lambda index: random.Random(index).gauss(1.0, 0.1), 600)
+    assert (one.gaps() > 0.15).sum() <= 7
+    assert np.median(one.waits(20, 500)) < 0.3
 
 
 async def test_the_rate_changes_by_at_most_a_tenth_from_frame_to_frame() -> None:
@@ -236,7 +252,41 @@ async def test_applies_in_s_predicts_when_a_prompt_is_seen() -> None:
             next_block = len(one.put_at) + making
             await one.time.run_until(ask_at + 3)
             seen = next(at for at, frame in one.shown if frame.block == next_block)
-            assert predicted == pytest.approx(seen - ask_at, abs=0.2)
+            assert predicted == pytest.approx(seen - ask_at, abs=0.05)
+
+
+async def test_a_reader_that_stalls_is_neither_polled_for_nor_sent_more() -> None:
+    time = VirtualTime()
+    slept: list[float] = []
+
+    async def sleep(delay_s: float) -> None:
+        slept.append(delay_s)
+        await time.sleep(delay_s)
+
+    playout = Playout(FPS, clock=time.clock, sleep=sleep)
+
+    async def make() -> None:
+        for index in range(1000):
+            await playout.wait_for_room()
+            await time.sleep(1.0)
+            playout.put(block_of(index), 1.0)
+
+    frames = playout.frames()
+    making = asyncio.create_task(make())
+    for _ in range(3 * BLOCK):
+        reading = asyncio.ensure_future(anext(frames))
+        while not reading.done():
+            await time.run_until(time.now + 0.01)
+    while playout._making_since is None:  # so that a block lands while nobody reads
+        reading = asyncio.ensure_future(anext(frames))
+        while not reading.done():
+            await time.run_until(time.now + 0.01)
+    slept.clear()
+    await time.run_until(time.now + 60)
+    assert playout.queued_frames <= 3 * BLOCK
+    assert len(slept) <= 1
+    making.cancel()
+    await asyncio.gather(making, return_exceptions=True)
 
 
 async def finishes(work: Awaitable[object]) -> bool:
@@ -266,7 +316,7 @@ async def test_there_is_no_room_while_paused_and_always_after_close() -> None:
 
 def test_a_loop_that_wakes_a_little_late_keeps_the_schedule() -> None:
     clock = PlayoutClock(FPS)
-    clock.note_block(0.6, BLOCK, BLOCK)
+    clock.note_block(0.6, BLOCK, 0.0)
     due = clock.next_due(1.0, BLOCK, None)
     for _ in range(10):
         late = due + 1 / clock.rate + 0.02
@@ -279,7 +329,7 @@ def test_a_loop_that_wakes_a_little_late_keeps_the_schedule() -> None:
 
 def test_a_frame_that_was_waited_for_is_not_made_up_for() -> None:
     clock = PlayoutClock(FPS)
-    clock.note_block(0.6, BLOCK, BLOCK)
+    clock.note_block(0.6, BLOCK, 0.0)
     due = clock.next_due(1.0, BLOCK, None)
     late = due + 1 / clock.rate + 0.02
     assert clock.next_due(late, BLOCK, None, waited=True) == pytest.approx(late)
@@ -288,7 +338,7 @@ def test_a_frame_that_was_waited_for_is_not_made_up_for() -> None:
 def test_one_stalled_block_changes_what_is_expected_little() -> None:
     clock = PlayoutClock(FPS)
     for made_s in (0.6, 0.6, 0.6, 0.6, 6.0, 0.6):
-        clock.note_block(made_s, BLOCK, BLOCK + 2)
+        clock.note_block(made_s, BLOCK, 0.1)
     assert clock.made_s == pytest.approx(0.6)
     assert clock.cushion_s <= BLOCK / clock.rate
 
@@ -296,7 +346,7 @@ def test_one_stalled_block_changes_what_is_expected_little() -> None:
 def test_a_lasting_slowdown_is_learnt_within_a_few_blocks() -> None:
     clock = PlayoutClock(FPS)
     for made_s in (0.6, 0.6, 0.6, 1.5, 1.5, 1.5, 1.5, 1.5):
-        clock.note_block(made_s, BLOCK, BLOCK)
+        clock.note_block(made_s, BLOCK, 0.0)
     assert clock.made_s is not None
     assert clock.made_s > 1.2
 
@@ -304,37 +354,37 @@ def test_a_lasting_slowdown_is_learnt_within_a_few_blocks() -> None:
 def test_one_hiccup_makes_nobody_wait_longer_but_two_are_prepared_for() -> None:
     clock = PlayoutClock(FPS)
     for made_s in [0.5, 0.52] * 16:
-        clock.note_block(made_s, BLOCK, BLOCK)
+        clock.note_block(made_s, BLOCK, 0.0)
     usual_s = clock.cushion_s
-    clock.note_block(0.9, BLOCK, BLOCK)
+    clock.note_block(0.9, BLOCK, 0.0)
     assert clock.cushion_s == pytest.approx(usual_s, abs=0.01)
-    clock.note_block(0.5, BLOCK, BLOCK)
-    clock.note_block(0.95, BLOCK, BLOCK)
+    clock.note_block(0.5, BLOCK, 0.0)
+    clock.note_block(0.95, BLOCK, 0.0)
     assert clock.cushion_s > 1 / FPS + 0.35
     for made_s in [0.5, 0.52] * 40:
-        clock.note_block(made_s, BLOCK, BLOCK)
+        clock.note_block(made_s, BLOCK, 0.0)
     assert clock.cushion_s == pytest.approx(usual_s, abs=0.01), "it is forgotten in time"
 
 
 def test_what_is_late_while_everything_begins_is_soon_forgotten() -> None:
     clock = PlayoutClock(FPS)
     for made_s in [0.5, 0.9, 1.0, 0.5, 0.9] + [0.5, 0.52] * 12:
-        clock.note_block(made_s, BLOCK, BLOCK)
+        clock.note_block(made_s, BLOCK, 0.0)
     assert clock.cushion_s < 2 / FPS
 
 
 def test_a_stall_longer_than_a_block_is_not_prepared_for() -> None:
     clock = PlayoutClock(FPS)
     for made_s in [0.5, 0.52] * 16 + [3.0, 0.5, 3.0, 0.5]:
-        clock.note_block(made_s, BLOCK, BLOCK)
+        clock.note_block(made_s, BLOCK, 0.0)
     assert clock.cushion_s < 2 / FPS
 
 
-def test_a_short_lead_keeps_one_frame_of_cushion() -> None:
+def test_a_short_lead_keeps_next_to_no_cushion() -> None:
     clock = PlayoutClock(FPS)
     for made_s in (0.5, 0.9, 0.4, 1.0, 0.5, 0.9):
-        clock.note_block(made_s, BLOCK, BLOCK)
+        clock.note_block(made_s, BLOCK, 0.0)
     usual_s = clock.lead_s
     clock.is_lead_short = True
-    assert clock.cushion_s == pytest.approx(1 / clock.rate)
+    assert clock.cushion_s < 0.03
     assert clock.lead_s < usual_s - 0.05

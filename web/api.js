@@ -63,6 +63,11 @@ export async function recordings(stream) {
   return (await ask("GET", `${pathOf(stream)}/recordings`)).json();
 }
 
+/** @param {Identity} of @returns {Promise<import("./protocol.js").Publication[]>} */
+export async function publications(of) {
+  return (await ask("GET", `${pathOf(of.stream)}/publications`, of.token)).json();
+}
+
 /** What the model knows to draw; null when the server has no list. @returns {Promise<unknown>} */
 export async function vocabulary() {
   try {

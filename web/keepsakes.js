@@ -1,9 +1,10 @@
 /**
- * What the viewer takes away: pictures, clips, recordings.  Each is asked of the server, told in a
+ * What the viewer takes away, or sends elsewhere: pictures, clips, recordings, publications.  Each is asked of the server, told in a
  * notice, and given to the browser to save.
  */
 
 import * as api from "./api.js";
+import { hostOf } from "./words.js";
 
 const CLIP_S = 30;
 
@@ -31,15 +32,18 @@ export class Keepsakes {
     return this.#running === null ? null : (nowMs - this.#running.sinceMs) / 1000;
   }
 
-  /** Learn what was recorded before this page came. */
+  /** Learn what was recorded, and where it is published, before this page came. */
   async learn() {
-    const { stream } = this.#identity();
+    const { stream, token } = this.#identity();
     if (stream === null) return;
     try {
       const recordings = await api.recordings(stream);
       if (stream !== this.#identity().stream) return;
       this.#dispatch({ type: "recorded", recordings });
       recordings.forEach((each) => this.follow(each));
+      if (token === null) return;
+      const publications = await api.publications({ stream, token });
+      if (stream === this.#identity().stream) this.#dispatch({ type: "published", publications });
     } catch (error) {
       console.warn("the recordings are not known:", error);
     }
@@ -53,6 +57,11 @@ export class Keepsakes {
       this.#running = null;
       if (told.state === "failed") this.#say("problem", `the recording failed: ${told.detail}`);
     }
+  }
+
+  /** The server told how publishing goes. @param {import("./protocol.js").Publication} told */
+  followPublication({ state, url, detail }) {
+    if (state === "refused") this.#say("problem", `not published to ${hostOf(url)}: ${detail}`);
   }
 
   /** Another stream, or none. */

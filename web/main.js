@@ -101,7 +101,7 @@ function dispatch(event) {
   if (state.notice !== before.notice) renewNoticeTimer();
   if (state.measured !== before.measured && state.measured !== null) {
     const { promptId, latencyMs } = state.measured;
-    figures.noteLatency(latencyMs);
+    figures.noteWay(state.measured);
     control.send(protocol.shown(promptId, latencyMs, figures.jitterBufferMs));
   }
   if (before.stream !== null && state.stream === null) leaveStream();
@@ -119,7 +119,7 @@ function render() {
   share.render(identity);
   const plays = state.hasPicture && stream !== null && stream.state !== "ended";
   const facts = factsWords(state, player.route);
-  statisticsView.render(figures.areWanted, figures.kept, plays ? stream.fps : null, facts);
+  statisticsView.render(figures, plays ? stream.fps : null, facts);
   menu.render(state, steering.isAble);
 }
 
@@ -196,14 +196,20 @@ function take(message) {
       void keepsakes.learn();
       break;
     case "statistics":
-      void figures.note(message, player, control.roundTripMs).then(render);
+      void figures
+        .note(message, player, control.roundTripMs, state.stream?.fps ?? 16)
+        .then(render);
       break;
     case "recording":
       keepsakes.follow(message);
       break;
+    case "publication":
+      keepsakes.followPublication(message);
+      break;
     case "direction":
       identity = { ...identity, token: message.token };
       if (identity.stream !== null) rememberStream(identity.stream, message.token);
+      void keepsakes.learn();
       break;
     case "status":
       if (message.state === "ended") endVideo();

@@ -72,7 +72,8 @@ export function painted(state, frame) {
   const { nowMs } = frame;
   let next = state.hasPicture ? state : { ...state, hasPicture: true };
   if (next.pending?.isFirst) {
-    next = measuredAt(next, next.pending, nowMs, "first picture after");
+    const stages = next.applied?.id === next.pending.id ? next.applied.stages : null;
+    next = measuredAt(next, next.pending, nowMs, "first picture after", stages);
   }
   const { applied } = next;
   if (applied === null) return next;
@@ -83,7 +84,7 @@ export function painted(state, frame) {
   if (isOverdue) {
     return { ...next, pending: null, notice: { tone: "done", text: "changed" } };
   }
-  return measuredAt(next, next.pending, nowMs, "changed in");
+  return measuredAt(next, next.pending, nowMs, "changed in", applied.stages);
 }
 
 /**
@@ -103,14 +104,15 @@ function isReached(applied, { rtpTimestamp, pts }) {
  * @param {import("./state.js").Pending} pending
  * @param {number} nowMs
  * @param {string} what
+ * @param {import("./protocol.js").Stages|null} stages
  * @returns {State}
  */
-function measuredAt(state, pending, nowMs, what) {
+function measuredAt(state, pending, nowMs, what, stages) {
   const latencyMs = Math.max(0, nowMs - pending.sentMs);
   return {
     ...state,
     pending: null,
-    measured: { promptId: pending.id, latencyMs },
+    measured: { promptId: pending.id, latencyMs, stages },
     notice: { tone: "done", text: `${what} ${seconds(latencyMs / 1000, 2)}` },
   };
 }

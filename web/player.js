@@ -86,9 +86,14 @@ export class Player {
     return this.#frames.lastRtpTimestamp;
   }
 
-  /** @returns {Promise<number|null>} ms that the browser held pictures back lately */
-  jitterBufferMs() {
-    return this.#webrtc.jitterBufferMs();
+  /**
+   * Once a second.
+   *
+   * @param {number} fps   the stream's own rate
+   * @returns {Promise<number|null>} ms that the browser held pictures back lately
+   */
+  look(fps) {
+    return this.#webrtc.look(fps);
   }
 
   /**

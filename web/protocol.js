@@ -42,8 +42,10 @@ export const PROTOCOL_VERSION = 1;
  * @typedef {{type: "answer", sdp: string, codec: string}} Answer
  * @typedef {{type: "prompt_accepted", prompt_id: string, block: number, applies_in_s: number
  *   }} PromptAccepted
+ * @typedef {{wait: number, text: number, block: number, decode: number, queue: number,
+ *   encode: number}} Stages   ms
  * @typedef {{type: "prompt_applied", prompt_id: string, text: string, block: number,
- *   frame: number, rtp_timestamp: number|null, pts: number}} PromptApplied
+ *   frame: number, rtp_timestamp: number|null, pts: number, stages_ms: Stages}} PromptApplied
  * @typedef {{type: "seed_applied", seed: number, block: number, frame: number}} SeedApplied
  * @typedef {{type: "status", state: StreamState, detail: string}} Status
  * @typedef {{type: "statistics", fps_generated: number, fps_played: number, playback_rate: number,
@@ -53,7 +55,7 @@ export const PROTOCOL_VERSION = 1;
  * @typedef {{codec: string, tier: "full"|"small", width: number, height: number, kbps: number,
  *   viewers: number}} Rendition
  * @typedef {{prompt_id: string, text: string, block: number, frame: number}} PastPrompt
- * @typedef {{type: "history", prompts: PastPrompt[]}} PromptHistory
+ * @typedef {{type: "history", prompts: PastPrompt[], frame: number}} PromptHistory
  * @typedef {{id: string, name: string, is_director: boolean}} Member
  * @typedef {{type: "audience", you: string, viewers: number, members: Member[],
  *   suggestions_open: boolean}} Audience
@@ -62,10 +64,14 @@ export const PROTOCOL_VERSION = 1;
  * @typedef {{type: "direction", token: string|null}} Direction
  * @typedef {{type: "recording", id: string, state: "recording"|"finished"|"failed",
  *   detail: string, seconds: number, url: string}} Recording
+ * @typedef {{type: "publication", id: string, url: string,
+ *   state: "connecting"|"publishing"|"waiting"|"refused"|"ended", detail: string,
+ *   attempts: number, retry_in_s: number|null}} Publication
  * @typedef {{type: "pong", id: number}} Pong
  * @typedef {{type: "error", code: string, message: string, about: string|null}} ServerError
  * @typedef {Welcome|Loading|Queued|StreamInfo|Answer|PromptAccepted|PromptApplied|SeedApplied|
- *   Status|Statistics|PromptHistory|Audience|Suggestions|Direction|Recording|Pong|ServerError} ServerMessage
+ *   Status|Statistics|PromptHistory|Audience|Suggestions|Direction|Recording|Publication|Pong|
+ *   ServerError} ServerMessage
  * @typedef {"starting"|"playing"|"paused"|"restoring"|"parked"|"ended"} StreamState
  */
 
@@ -214,6 +220,14 @@ const SERVER_FIELDS = {
     frame: number,
     rtp_timestamp: orNull(number),
     pts: number,
+    stages_ms: record({
+      wait: number,
+      text: number,
+      block: number,
+      decode: number,
+      queue: number,
+      encode: number,
+    }),
   },
   seed_applied: { seed: number, block: number, frame: number },
   status: { state, detail: text },
@@ -244,6 +258,7 @@ const SERVER_FIELDS = {
   },
   history: {
     prompts: listOf(record({ prompt_id: text, text, block: number, frame: number })),
+    frame: number,
   },
   audience: {
     you: text,
@@ -259,6 +274,14 @@ const SERVER_FIELDS = {
     detail: text,
     seconds: number,
     url: text,
+  },
+  publication: {
+    id: text,
+    url: text,
+    state: oneOf("connecting", "publishing", "waiting", "refused", "ended"),
+    detail: text,
+    attempts: number,
+    retry_in_s: orNull(number),
   },
   pong: { id: number },
   error: { code: text, message: text, about: orNull(text) },

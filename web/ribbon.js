@@ -49,12 +49,17 @@ export function emptyRibbon() {
  * What was shown before this page came.
  *
  * @param {Ribbon} ribbon
- * @param {import("./protocol.js").PastPrompt[]} past
+ * @param {import("./protocol.js").PromptHistory} told
+ * @param {number} nowMs
  * @returns {Ribbon}
  */
-export function withHistory(ribbon, past) {
+export function withHistory(ribbon, { prompts: past, frame }, nowMs) {
   const prompts = past.map(({ prompt_id: id, text, block, frame }) => ({ id, text, block, frame }));
-  return { ...ribbon, prompts: prompts.slice(-KEPT) };
+  return {
+    ...ribbon,
+    prompts: prompts.slice(-KEPT),
+    anchor: prompts.length === 0 ? ribbon.anchor : { frame, ms: nowMs },
+  };
 }
 
 /**
@@ -149,7 +154,7 @@ export function layout(ribbon, fps, nowMs, coming = null) {
   });
   const from = now + Math.max(COMING_GAP, (coming?.inS ?? 0) / spanS);
   return {
-    segments: segments.filter((segment) => segment.to > 0),
+    segments: segments.filter((segment) => segment.to > 0 || segment.isCurrent),
     now,
     nowS,
     coming: coming === null ? null : { text: coming.text, from: Math.min(from, 1 - COMING_GAP) },

@@ -35,6 +35,7 @@ import { emptyRibbon, withHistory, withPrompt, withRate, withStatistics } from "
  * @property {number|null} rtpTimestamp   what that frame carries; null: any next frame
  * @property {number} pts             its media time over WebSocket, in 1/90000 s
  * @property {number} appliedMs
+ * @property {import("./protocol.js").Stages} stages   where its time went until it was encoded
  *
  * @typedef {object} Painted          a frame on screen, with the time it carries
  * @property {number|null} rtpTimestamp   over WebRTC
@@ -42,7 +43,8 @@ import { emptyRibbon, withHistory, withPrompt, withRate, withStatistics } from "
  * @property {number} nowMs
  *
  * @typedef {{tone: "progress"|"done"|"problem", text: string}} Notice
- * @typedef {{promptId: string, latencyMs: number}} Measured
+ * @typedef {{promptId: string, latencyMs: number,
+ *   stages: import("./protocol.js").Stages|null}} Measured
  * @typedef {{kind: "busy"|"failed", code: string, message: string, about: string|null}} Failure
  *
  * @typedef {object} State
@@ -70,6 +72,7 @@ import { emptyRibbon, withHistory, withPrompt, withRate, withStatistics } from "
  * @property {import("./protocol.js").Audience|null} audience
  * @property {import("./protocol.js").Suggestion[]} suggestions
  * @property {import("./protocol.js").Recording[]} recordings   oldest first
+ * @property {import("./protocol.js").Publication[]} publications   told to the director
  *
  * @typedef {{type: "received", message: ServerMessage, nowMs: number}
  *   | {type: "lost", retryMs: number}
@@ -79,6 +82,7 @@ import { emptyRibbon, withHistory, withPrompt, withRate, withStatistics } from "
  *   | {type: "video_renewed"}
  *   | {type: "reseeded", seed: number}
  *   | {type: "recorded", recordings: import("./protocol.js").Recording[]}
+ *   | {type: "published", publications: import("./protocol.js").Publication[]}
  *   | {type: "noticed", notice: Notice|null}
  *   | {type: "failed", code: string, message: string}
  *   | {type: "retried"}
@@ -121,6 +125,7 @@ const OF_STREAM = {
   audience: null,
   suggestions: [],
   recordings: [],
+  publications: [],
 };
 
 /** @returns {State} */
@@ -172,6 +177,8 @@ export function reduce(state, event) {
         : { ...state, stream: { ...state.stream, seed: event.seed } };
     case "recorded":
       return { ...state, recordings: event.recordings };
+    case "published":
+      return { ...state, publications: event.publications };
     case "noticed":
       return { ...state, notice: event.notice };
     case "failed":
@@ -208,7 +215,7 @@ function receive(state, message, nowMs) {
     case "queued":
       return { ...state, place: { position: message.position, length: message.length } };
     case "stream":
-      return attached(state, message);
+      return attached(state, message, nowMs);
     case "answer":
       return { ...state, codec: message.codec };
     case "prompt_accepted":
@@ -227,7 +234,7 @@ function receive(state, message, nowMs) {
         ribbon: withStatistics(state.ribbon, message, state.stream?.fps ?? 16, nowMs),
       };
     case "history":
-      return { ...state, ribbon: withHistory(state.ribbon, message.prompts) };
+      return { ...state, ribbon: withHistory(state.ribbon, message, nowMs) };
     case "audience":
       return {
         ...state,
@@ -239,7 +246,9 @@ function receive(state, message, nowMs) {
     case "direction":
       return directed(state, message.token);
     case "recording":
-      return { ...state, recordings: withRecording(state.recordings, message) };
+      return { ...state, recordings: withOne(state.recordings, message) };
+    case "publication":
+      return { ...state, publications: withOne(state.publications, message) };
     case "pong":
       return state;
     case "error":
@@ -277,7 +286,7 @@ function applying(state, message, nowMs) {
   const { rtp_timestamp: rtpTimestamp, pts } = message;
   return {
     ...state,
-    applied: { id, text, rtpTimestamp, pts, appliedMs: nowMs },
+    applied: { id, text, rtpTimestamp, pts, appliedMs: nowMs, stages: message.stages_ms },
     ribbon: withPrompt(state.ribbon, { id, text, block, frame }, nowMs),
   };
 }
@@ -301,15 +310,19 @@ function told(state, message, nowMs) {
 /**
  * @param {State} state
  * @param {import("./protocol.js").StreamInfo} message
+ * @param {number} nowMs
  * @returns {State}
  */
-function attached(state, message) {
+function attached(state, message, nowMs) {
   const { id, token, seed, width, height, fps } = message;
   const isSame = state.stream?.id === id;
+  // A stream that plays already tells no more that it does.
+  const rate = message.state === "playing" ? fps : 0;
   const pending = state.pending?.isFirst ? state.pending : null;
   return {
     ...state,
-    ...(isSame ? {} : { ...OF_STREAM, ribbon: emptyRibbon() }),
+    ...(isSame ? {} : OF_STREAM),
+    ribbon: withRate(isSame ? state.ribbon : emptyRibbon(), rate, nowMs),
     wanted: null,
     place: null,
     stream: { id, token, seed, width, height, fps, state: message.state, detail: "" },
@@ -353,13 +366,13 @@ function directed(state, token) {
 }
 
 /**
- * @param {import("./protocol.js").Recording[]} recordings
- * @param {import("./protocol.js").Recording} told
+ * @template {{id: string}} T
+ * @param {T[]} known
+ * @param {T} told  in the place of what was told of it before
  */
-function withRecording(recordings, told) {
-  const isKnown = recordings.some((each) => each.id === told.id);
-  if (!isKnown) return [...recordings, told];
-  return recordings.map((each) => (each.id === told.id ? told : each));
+function withOne(known, told) {
+  if (!known.some(({ id }) => id === told.id)) return [...known, told];
+  return known.map((each) => (each.id === told.id ? told : each));
 }
 
 /**

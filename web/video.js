@@ -3,7 +3,10 @@
  */
 
 import { backoffMs } from "./connection.js";
+import { looked, noPatience } from "./patience.js";
 
+/** Sum of delays and number of frames in the jitter buffer; packets asked for again. */
+const NOTHING_SEEN = { delayS: 0, frames: 0, nacks: 0 };
 /** A connection that has brought no picture by then is given up and asked for again. */
 const PICTURE_WITHIN_MS = 8000;
 
@@ -26,8 +29,9 @@ export class VideoLink {
   #attempt = 0;
   #numUnanswered = 0;
   #retryTimer = 0;
-  /** Sum of delays and number of frames when the jitter buffer was last looked at. */
-  #held = { delayS: 0, frames: 0 };
+  /** What was counted when the reception was last looked at. */
+  #seen = NOTHING_SEEN;
+  #patience = noPatience();
 
   /**
    * @param {HTMLVideoElement} video
@@ -57,7 +61,8 @@ export class VideoLink {
     this.#events.onRenewed();
     const peer = new RTCPeerConnection({ iceServers: iceServers.map(withoutNull) });
     this.#peer = peer;
-    this.#held = { delayS: 0, frames: 0 };
+    this.#seen = NOTHING_SEEN;
+    this.#patience = noPatience();
     peer.addTransceiver("video", { direction: "recvonly" });
     peer.ontrack = (event) => this.#show(event.track);
     peer.onconnectionstatechange = () => {
@@ -119,23 +124,35 @@ export class VideoLink {
   }
 
   /**
-   * How long the browser held pictures back on average since this was last asked.
+   * Look at how the video is received, once a second: the browser holds pictures back for longer
+   * where packets get lost.
    *
-   * @returns {Promise<number|null>} ms; null when it does not tell
+   * @param {number} fps   the stream's own rate
+   * @returns {Promise<number|null>} ms that pictures were held back since the last look, on average;
+   *   null when the browser does not tell
    */
-  async jitterBufferMs() {
-    const report = await this.#peer?.getStats();
-    for (const entry of report?.values() ?? []) {
-      if (entry.type !== "inbound-rtp" || entry.kind !== "video") continue;
-      const before = this.#held;
-      this.#held = {
-        delayS: entry.jitterBufferDelay ?? 0,
-        frames: entry.jitterBufferEmittedCount ?? 0,
-      };
-      const frames = this.#held.frames - before.frames;
-      return frames > 0 ? (1000 * (this.#held.delayS - before.delayS)) / frames : null;
-    }
-    return null;
+  async look(fps) {
+    const peer = this.#peer;
+    const entries = [...((await peer?.getStats())?.values() ?? [])];
+    const video = entries.find(({ type, kind }) => type === "inbound-rtp" && kind === "video");
+    if (peer === null || peer !== this.#peer || video === undefined) return null;
+    const before = this.#seen;
+    this.#seen = {
+      delayS: video.jitterBufferDelay ?? 0,
+      frames: video.jitterBufferEmittedCount ?? 0,
+      nacks: video.nackCount ?? 0,
+    };
+    const roundTripS = entries.find(
+      ({ type, nominated, currentRoundTripTime }) =>
+        type === "candidate-pair" && nominated && currentRoundTripTime !== undefined,
+    )?.currentRoundTripTime;
+    const roundTripMs = roundTripS === undefined ? null : 1000 * roundTripS;
+    const numMissing = this.#seen.nacks - before.nacks;
+    const { targetMs } = this.#patience;
+    this.#patience = looked(this.#patience, numMissing, roundTripMs, 1000 / fps);
+    if (this.#patience.targetMs !== targetMs) holdBack(peer, this.#patience.targetMs);
+    const frames = this.#seen.frames - before.frames;
+    return frames > 0 ? (1000 * (this.#seen.delayS - before.delayS)) / frames : null;
   }
 
   #drop() {
@@ -166,4 +183,16 @@ export class VideoLink {
  */
 function withoutNull({ urls, username, credential }) {
   return username === null || credential === null ? { urls } : { urls, username, credential };
+}
+
+/**
+ * Browsers that cannot be told how long play as soon as they can.
+ *
+ * @param {RTCPeerConnection} peer
+ * @param {number} targetMs   0: as short as possible
+ */
+function holdBack(peer, targetMs) {
+  for (const receiver of peer.getReceivers()) {
+    if ("jitterBufferTarget" in receiver) receiver.jitterBufferTarget = targetMs || null;
+  }
 }

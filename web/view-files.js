@@ -1,11 +1,12 @@
 /**
- * The record button, and the list of what was recorded of this stream.
+ * The record button, and the lists of what was recorded of this stream and where it is published.
  */
 
 import { addressOf } from "./api.js";
 import { element, keyed, make, write, writeAttribute } from "./dom.js";
 import { STEERABLE, isDirector, phaseOf } from "./phase.js";
 import { clockWords } from "./ribbon.js";
+import { publicationWords } from "./words.js";
 
 /** Owner: the page. */
 export class FilesView {
@@ -13,6 +14,7 @@ export class FilesView {
   #recorded = element("recorded", HTMLSpanElement);
   #clip = element("clip", HTMLButtonElement);
   #files = element("files", HTMLUListElement);
+  #publications = element("publications", HTMLUListElement);
 
   /**
    * @param {import("./state.js").State} state
@@ -28,6 +30,15 @@ export class FilesView {
     write(this.#recorded, recordedS === null ? "" : clockWords(recordedS));
     this.#files.hidden = state.recordings.length === 0;
     keyed(this.#files, state.recordings.slice(-5).reverse(), ({ id }) => id, create, update);
+    const publications = isDirector(state) ? state.publications : [];
+    this.#publications.hidden = publications.length === 0;
+    keyed(
+      this.#publications,
+      publications,
+      ({ id }) => id,
+      () => make("li", "quiet"),
+      (row, publication) => write(row, publicationWords(publication)),
+    );
   }
 }
 
@@ -42,16 +53,21 @@ function create() {
 /** @param {HTMLElement} row @param {import("./protocol.js").Recording} recording */
 function update(row, { state, detail, seconds, url }) {
   const [about, film, captions, script] = row.children;
-  const isWhole = state === "finished";
-  const words = { recording: "recording", failed: `failed: ${detail}`, finished: "" };
-  write(about, isWhole ? clockWords(seconds) : words[state]);
+  // What was written before a failure plays.
+  const hasFilm = state === "finished" || (state === "failed" && seconds > 0);
+  const words = {
+    recording: "recording",
+    failed: `${seconds > 0 ? `${clockWords(seconds)}, then ` : ""}failed: ${detail}`,
+    finished: clockWords(seconds),
+  };
+  write(about, words[state]);
   const address = addressOf(url);
   for (const [link, name, suffix] of /** @type {[Element, string, string][]} */ ([
     [film, "film", ""],
     [captions, "captions", ".vtt"],
     [script, "script", ".jsonl"],
   ])) {
-    link.toggleAttribute("hidden", !isWhole);
+    link.toggleAttribute("hidden", !hasFilm);
     link.toggleAttribute("download", true);
     writeAttribute(link, "href", suffix === "" ? address : address.replace(/\.\w+$/, suffix));
     write(link, name);

@@ -5,6 +5,9 @@
 import { button, element, keyed, make, write, writeAttribute } from "./dom.js";
 import { isDirector, maySuggest } from "./phase.js";
 
+/** A choice that the server has not confirmed by then was not heard. */
+const ANSWERED_WITHIN_MS = 3000;
+
 /**
  * @typedef {object} PeopleEvents
  * @property {(memberId: string) => void} onHandOver
@@ -27,14 +30,18 @@ export class PeopleView {
   #events;
   /** Who was pressed once for the direction: the second press hands it over. */
   #heir = "";
-  /** What the box was set by; a press holds until the server tells more. */
-  #told = /** @type {import("./protocol.js").Audience|null} */ (null);
+  /** What was chosen and until when it is shown, though the server has not said so yet. */
+  #chosen = { isOpen: false, untilMs: 0 };
 
   /** @param {string} name @param {PeopleEvents} events */
   constructor(name, events) {
     this.#events = events;
     this.#name.value = name;
-    this.#open.addEventListener("change", () => events.onOpened(this.#open.checked));
+    this.#open.addEventListener("change", () => {
+      const isOpen = this.#open.checked;
+      this.#chosen = { isOpen, untilMs: performance.now() + ANSWERED_WITHIN_MS };
+      events.onOpened(isOpen);
+    });
     element("people", HTMLElement).addEventListener("toggle", () => (this.#heir = ""));
     element("name-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
@@ -51,10 +58,10 @@ export class PeopleView {
     writeAttribute(this.#toggle, "aria-label", words);
     write(this.#title, words);
     this.#choice.hidden = !isDirector(state);
-    if (audience !== this.#told) {
-      this.#told = audience;
-      this.#open.checked = audience?.suggestions_open ?? false;
-    }
+    // The audience is told for other reasons too, and may not know of the choice yet.
+    const isOpen = audience?.suggestions_open ?? false;
+    if (isOpen === this.#chosen.isOpen) this.#chosen.untilMs = 0;
+    this.#open.checked = performance.now() < this.#chosen.untilMs ? this.#chosen.isOpen : isOpen;
     this.#renderMembers(state);
     this.#renderSuggestions(state);
   }

@@ -3,6 +3,7 @@
  */
 
 import { element, keyed, make, write, writeAttribute } from "./dom.js";
+import { spreadWords, stagesOf, stagesWords } from "./latency.js";
 import { linePath, scaleTop, strokesPath } from "./plots.js";
 import { plotsOf } from "./statistics.js";
 
@@ -14,26 +15,44 @@ const HEIGHT = 30;
 export class StatisticsView {
   #root = element("statistics", HTMLElement);
   #plots = element("plots", HTMLDivElement);
+  #spread = element("way-spread", HTMLParagraphElement);
+  #bar = element("way-bar", HTMLDivElement);
+  #stages = element("way-stages", HTMLParagraphElement);
   #facts = element("facts", HTMLParagraphElement);
   #toggle = element("statistics-toggle", HTMLButtonElement);
 
   /**
-   * @param {boolean} isWanted
-   * @param {import("./statistics.js").Statistics} kept
+   * @param {import("./figures.js").Figures} figures
    * @param {number|null} fps     the stream's own rate; null without a stream that plays
    * @param {string[]} facts
    */
-  render(isWanted, kept, fps, facts) {
-    writeAttribute(this.#toggle, "aria-pressed", String(isWanted));
-    this.#root.hidden = !isWanted || fps === null;
+  render({ areWanted, kept, ways }, fps, facts) {
+    writeAttribute(this.#toggle, "aria-pressed", String(areWanted));
+    this.#root.hidden = !areWanted || fps === null;
     if (this.#root.hidden || fps === null) return;
     keyed(this.#plots, plotsOf(kept, fps), ({ name }) => name, create, update);
+    this.#renderWays(ways);
     keyed(
       this.#facts,
       facts.map((text, index) => ({ text, key: String(index) })),
       ({ key }) => key,
       () => make("span", ""),
       (child, { text }) => write(child, text),
+    );
+  }
+
+  /** @param {readonly import("./latency.js").Way[]} ways */
+  #renderWays(ways) {
+    const last = ways.at(-1);
+    const stages = last === undefined ? [] : stagesOf(last);
+    write(this.#spread, spreadWords(ways));
+    write(this.#stages, stagesWords(stages));
+    keyed(
+      this.#bar,
+      stages,
+      ({ name }) => name,
+      () => make("span", ""),
+      (child, { ms }) => (child.style.flexGrow = String(Math.round(ms))),
     );
   }
 }

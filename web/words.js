@@ -200,7 +200,8 @@ function failureWords(state) {
 }
 
 /**
- * A server's text as a sentence: capital first letter, full stop.
+ * A server's text as a sentence: capital first letter, full stop.  The name of a file or a setting
+ * stays as it is written.
  *
  * @param {string} text
  */
@@ -208,7 +209,34 @@ export function sentence(text) {
   const trimmed = text.trim();
   if (trimmed === "") return "";
   const ended = /[.!?]$/.test(trimmed) ? trimmed : `${trimmed}.`;
-  return ended[0].toUpperCase() + ended.slice(1);
+  const isName = /^\S*[a-z0-9][._/:][a-z0-9]/i.test(ended);
+  return isName ? ended : ended[0].toUpperCase() + ended.slice(1);
+}
+
+/** @param {string} url */
+export function hostOf(url) {
+  return URL.canParse(url) ? new URL(url).host : url;
+}
+
+/**
+ * How publishing to a place goes.
+ *
+ * @param {import("./protocol.js").Publication} publication
+ */
+export function publicationWords({ url, state, detail }) {
+  const place = hostOf(url);
+  switch (state) {
+    case "connecting":
+      return `connecting to ${place}`;
+    case "publishing":
+      return `published to ${place}`;
+    case "waiting":
+      return `trying ${place} again: ${detail}`;
+    case "refused":
+      return `refused by ${place}: ${detail}`;
+    case "ended":
+      return `no longer published to ${place}`;
+  }
 }
 
 /**

@@ -130,7 +130,7 @@ def _seen(
     stream: LiveStream, viewer: Viewer, prompts: list[Prompt], frames: list[tuple[int, float]]
 ) -> list[float]:
     """When the first picture under each prompt had come, or the next after a lost one."""
-    shown = {each.prompt.id: each.pts for each in stream.shown}
+    shown = {each.prompt.id: each.pts for each in stream.changes.shown}
     times = []
     for prompt in prompts:
         stamp = viewer.rtp_timestamp(shown[prompt.id])
@@ -169,7 +169,7 @@ def _report(
 
 async def _until_shown(stream: LiveStream, prompt: Prompt) -> None:
     limit = time.monotonic() + PROMPT_LIMIT_S
-    while not any(each.prompt.id == prompt.id for each in stream.shown):
+    while not any(each.prompt.id == prompt.id for each in stream.changes.shown):
         if time.monotonic() > limit or stream.state in ("ended", "failed"):
             raise EngineError(
                 f"the prompt {prompt.text!r} was not shown within {PROMPT_LIMIT_S:g} s; the stream "

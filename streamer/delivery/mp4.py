@@ -7,6 +7,7 @@ finished it becomes an ordinary MP4 with its chapters.  Calls block on the disk:
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,8 +55,12 @@ class GrowingFile:
         self.path = path
         self.seconds = 0.0
         self.num_frames = 0
-        with _naming(path):
-            self._writer = _Writer(path, "H264", first, tags, _FRAGMENTED)
+        try:
+            with _naming(path):
+                self._writer = _Writer(path, "H264", first, tags, _FRAGMENTED)
+        except OutputError:
+            _remove_empty(path)
+            raise
 
     def add(self, packet: Packet) -> None:
         """Write a packet."""
@@ -71,6 +76,7 @@ class GrowingFile:
     def abandon(self) -> None:
         """Close after a failure; what was written stays.  Never raises for the disk."""
         self._writer.abandon()
+        _remove_empty(self.path)
 
 
 def finish(path: Path, cues: Sequence[Cue], tags: dict[str, str]) -> None:
@@ -260,7 +266,16 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno == errno.ENOSPC:
+            reason = "the disk is full; free some of it, or choose another folder (--recordings)"
         raise OutputError(f"{path.name}: cannot be written: {reason}") from error
+
+
+def _remove_empty(path: Path) -> None:
+    """A file that holds nothing only looks like a recording."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size == 0:
+            path.unlink()
 
 
 def _stamp(seconds: float) -> str:

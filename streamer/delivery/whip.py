@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -117,6 +118,9 @@ class Publisher:
                 log.error("publishing refused url=%s reason=%s", shown_url(self.url), error)
                 self._set("refused", str(error))
                 return
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                place = urlsplit(self.url).netloc.rpartition("@")[2]
+                reason = f"{place} cannot be reached ({_cause(error)}); does a server run there?"
             except (httpx.HTTPError, OSError, TimeoutError, _RetryError) as error:
                 reason = str(error) or type(error).__name__
             if loop.time() - began_s > STEADY_S:
@@ -252,6 +256,17 @@ def _agreed(negotiated: Sequence[object], codecs: Sequence[Codec]) -> Codec:
         if codec == first:
             return codec
     raise PublishError(f"the far end takes none of {', '.join(codecs)}")
+
+
+def _cause(error: BaseException) -> str:
+    """What the system said first; httpx tells only that it failed."""
+    while isinstance(following := error.__cause__ or error.__context__, Exception):
+        error = following
+    if isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)  # asyncio has another text, with the address in it
+    return str(error) or type(error).__name__
 
 
 async def _delete(http: httpx.AsyncClient, session: str) -> None:

@@ -281,6 +281,21 @@ class PromptAccepted(Message):
     applies_in_s: float
 
 
+class StagesField(Message):
+    """Where the time from a prompt to its first encoded picture went, in milliseconds.
+
+    wait: until a block was begun with it.  block: what the making of that block took besides the
+    text and the decoding.  queue: from there until the picture was due.
+    """
+
+    wait: float
+    text: float
+    block: float
+    decode: float
+    queue: float
+    encode: float
+
+
 class PromptApplied(Message):
     """The first frame of the prompt was handed to the encoder.
 
@@ -296,6 +311,7 @@ class PromptApplied(Message):
     frame: int
     rtp_timestamp: int | None
     pts: int
+    stages_ms: StagesField
 
 
 class SeedApplied(Message):
@@ -360,10 +376,14 @@ class PastPrompt(Message):
 
 
 class PromptHistory(Message):
-    """What was shown so far, oldest first, for who comes late; the newest prompts only."""
+    """What was shown so far, oldest first, for who comes late; the newest prompts only.
+
+    frame: the number of the frame that left last; 0 before the first.
+    """
 
     type: Literal["history"] = "history"
     prompts: list[PastPrompt]
+    frame: int
 
 
 class MemberField(Message):
@@ -421,6 +441,22 @@ class RecordingField(Message):
     url: str
 
 
+class PublicationField(Message):
+    """How publishing the stream to another server goes; told to the director.
+
+    url: without what may be secret in it.  attempts: since it last worked.  retry_in_s: while it
+    waits.
+    """
+
+    type: Literal["publication"] = "publication"
+    id: Id
+    url: str
+    state: Literal["connecting", "publishing", "waiting", "refused", "ended"]
+    detail: str
+    attempts: int
+    retry_in_s: float | None
+
+
 class Pong(Message):
     """Answer to ping, with the same id."""
 
@@ -453,6 +489,7 @@ ServerMessage = Annotated[
     | Suggestions
     | Direction
     | RecordingField
+    | PublicationField
     | Pong
     | Error,
     Field(discriminator="type"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -14,9 +15,8 @@ from streamer.config import Config
 from streamer.delivery.ice import IceServer
 from streamer.delivery.whip import Publisher, check_url
 from streamer.errors import BusyError, StreamUnknownError
-from streamer.live import LiveStream
 from streamer.server.access import bearer, require_token
-from streamer.server.protocol import Message, Status
+from streamer.server.protocol import Message, PublicationField, Status
 from streamer.server.streams import Held, Streams
 
 LIMIT = 8
@@ -32,24 +32,22 @@ class NewPublication(BaseModel):
     token: Annotated[str, Field(max_length=2000)] | None = None
 
 
-class PublicationField(BaseModel):
-    """How publishing goes.  state: connecting, publishing, waiting, refused or ended."""
-
-    id: str
-    url: str
-    state: str
-    detail: str
-    attempts: int
-    retry_in_s: float | None
-
-
 class Publication:
     """One stream at one address.  A client of the stream that keeps it going."""
 
-    def __init__(self, stream: LiveStream, publisher: Publisher) -> None:
+    def __init__(
+        self, held: Held, url: str, token: str | None, ice_servers: Sequence[IceServer]
+    ) -> None:
+        """Raises PublishError for what is no address."""
         self.id = f"w-{secrets.token_hex(4)}"
-        self.stream = stream
-        self.publisher = publisher
+        self.stream = held.stream
+        self.publisher = Publisher(
+            url,
+            held.stream.broadcast,
+            token=token,
+            ice_servers=ice_servers,
+            on_changed=lambda: held.tell_directors(self.field()),
+        )
         self._stopping: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -102,15 +100,14 @@ class Publishing:
         """
         for url in self._standing:
             if "{stream}" in url or not self._is_taken(url):
-                self.publish(held.stream, url.replace("{stream}", held.stream.id), self._token)
+                self.publish(held, url.replace("{stream}", held.stream.id), self._token)
 
-    def publish(self, stream: LiveStream, url: str, token: str | None) -> Publication:
+    def publish(self, held: Held, url: str, token: str | None) -> Publication:
         """Publish a stream.  Raises PublishError, BusyError."""
         self._forget_ended()
-        if sum(each.stream is stream for each in self._publications.values()) >= LIMIT:
+        if sum(each.stream is held.stream for each in self._publications.values()) >= LIMIT:
             raise BusyError(f"this stream is published to {LIMIT} places already; end one first")
-        publisher = Publisher(url, stream.broadcast, token=token, ice_servers=self._ice_servers)
-        publication = Publication(stream, publisher)
+        publication = Publication(held, url, token, self._ice_servers)
         publication.begin()
         self._publications[publication.id] = publication
         return publication
@@ -136,7 +133,7 @@ class Publishing:
         """Publish the stream to a WHIP server, and keep trying (director only)."""
         held = self._directed(stream_id, authorization)
         self._streams.require_place_of(held.stream)
-        return self.publish(held.stream, body.url, body.token).field()
+        return self.publish(held, body.url, body.token).field()
 
     async def _list(
         self, stream_id: str, authorization: Annotated[str | None, Header()] = None

@@ -211,8 +211,8 @@ class Recordings:
             raise StreamStateError("there is no picture yet; try again when the stream plays")
         recipe: dict[str, object] = {
             "model": stream.spec.model,
-            "seed": stream.seed_shown,
-            "prompt": stream.shown[-1].prompt.text if stream.shown else "",
+            "seed": stream.changes.seed_shown,
+            "prompt": stream.changes.shown[-1].prompt.text if stream.changes.shown else "",
             "frame": frame.number,
             "block": frame.block,
             "script": stream.script(),
@@ -257,7 +257,7 @@ class Recordings:
 
 def tags_of(stream: LiveStream) -> dict[str, str]:
     """The metadata of a recording: enough to make the same film again."""
-    shown = stream.shown[0].prompt.text if stream.shown else ""
+    shown = stream.changes.shown[0].prompt.text if stream.changes.shown else ""
     return {
         "title": shown,
         "comment": stream.script(),
@@ -267,4 +267,4 @@ def tags_of(stream: LiveStream) -> dict[str, str]:
 
 
 def _prompts(stream: LiveStream) -> list[tuple[int, str]]:
-    return [(each.pts, each.prompt.text) for each in stream.shown]
+    return [(each.pts, each.prompt.text) for each in stream.changes.shown]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -23,6 +22,7 @@ from streamer.errors import (
 from streamer.live import LiveStream
 from streamer.pictures import can_begin_with_pictures
 from streamer.server.audience import Member
+from streamer.server.channel import CLOSE_GONE, Channel
 from streamer.server.loading import LoadingEngine
 from streamer.server.protocol import (
     PROTOCOL_VERSION,
@@ -55,7 +55,6 @@ from streamer.server.protocol import (
     Suggest,
     Welcome,
     decode_client,
-    encode,
 )
 from streamer.server.streams import Held, Streams
 from streamer.stream import TransitionKind
@@ -65,17 +64,10 @@ log = logging.getLogger(__name__)
 HELLO_S = 5.0
 """A client must say hello within so many seconds."""
 
-OUTBOX_LIMIT = 256
-"""Messages a client may lag behind before its connection is closed."""
-
 ANSWER_S = 10.0
 """How long answering an offer may take."""
 
-FLUSH_S = 1.0
-"""How long the last messages may take to leave when a connection ends."""
-
 CLOSE_PROTOCOL = 1002
-CLOSE_GONE = 1001
 CLOSE_INTERNAL = 1011
 
 
@@ -88,14 +80,12 @@ class Session:
     def __init__(
         self, socket: WebSocket, config: Config, engine: LoadingEngine, streams: Streams
     ) -> None:
-        self._socket = socket
+        self._channel = Channel(socket, self._sent)
         self._config = config
         self._engine = engine
         self._streams = streams
         self._ice_servers = [IceServer.parse(text) for text in config.server.ice_servers]
-        self._outbox: asyncio.Queue[Message | _Farewell] = asyncio.Queue(OUTBOX_LIMIT)
-        self._is_closing = asyncio.Event()
-        self._has_greeted = self._has_farewell = False
+        self._has_greeted = False
         self._held: Held | None = None
         self._member: Member | None = None
         self._name: str | None = None
@@ -106,15 +96,7 @@ class Session:
 
     def tell(self, message: Message) -> None:
         """Send a message soon.  A client that does not keep up is closed."""
-        if self._is_closing.is_set():
-            return
-        try:
-            self._outbox.put_nowait(message)
-        except asyncio.QueueFull:
-            log.warning("client too slow queued=%d", OUTBOX_LIMIT)
-            while not self._outbox.empty():
-                self._outbox.get_nowait()
-            self._close(CLOSE_GONE, "too slow")
+        self._channel.tell(message)
 
     def tell_greeted(self, message: Message) -> None:
         """The same, unless the client has not said hello yet: `welcome` comes first."""
@@ -150,79 +132,42 @@ class Session:
 
     async def run(self) -> None:
         """Converse until either side closes; then free everything."""
-        await self._socket.accept()
-        sender = asyncio.ensure_future(self._send_all())
+        await self._channel.open()
         try:
             await self._converse()
         except WebSocketDisconnect:
-            self._is_closing.set()
+            self._channel.stop()
         except Exception:
             log.exception("a conversation failed")
             self.tell(Error(code="internal", message="the server failed; reload the page"))
-            self._close(CLOSE_INTERNAL, "internal error")
+            self._channel.close(CLOSE_INTERNAL, "internal error")
         finally:
-            self._is_closing.set()
+            self._channel.stop()
             await self._free()
-            await asyncio.wait((sender,), timeout=FLUSH_S if self._has_farewell else 0)
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
+            await self._channel.finish()
 
     async def _converse(self) -> None:
         deadline_s = asyncio.get_running_loop().time() + HELLO_S
-        while not self._is_closing.is_set():
+        while not self._channel.is_closing:
             patience_s = self._config.server.viewer_silence_s
             if not self._has_greeted:
                 patience_s = deadline_s - asyncio.get_running_loop().time()
             try:
-                text = await self._receive(patience_s)
+                text = await self._channel.hear(patience_s)
             except MessageError as error:
                 self._tell_error(error, None)
                 continue
             if text is not None:
                 await self._handle(text)
-            elif not self._is_closing.is_set() and self._has_greeted:
-                self._close(CLOSE_GONE, f"silent for {patience_s:g} s")
-            elif not self._is_closing.is_set():
-                self._close(CLOSE_PROTOCOL, f"no hello within {HELLO_S:g} s")
+            elif not self._channel.is_closing and self._has_greeted:
+                self._channel.close(CLOSE_GONE, f"silent for {patience_s:g} s")
+            elif not self._channel.is_closing:
+                self._channel.close(CLOSE_PROTOCOL, f"no hello within {HELLO_S:g} s")
 
-    async def _receive(self, patience_s: float) -> str | None:
-        """The next text; None when none came in time or this side closes."""
-        receiving = asyncio.ensure_future(self._socket.receive())
-        closing = asyncio.ensure_future(self._is_closing.wait())
-        try:
-            await asyncio.wait(
-                (receiving, closing),
-                timeout=max(0.0, patience_s),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            return _text_of(receiving.result()) if receiving.done() else None
-        finally:
-            receiving.cancel()
-            closing.cancel()
-            await asyncio.gather(receiving, closing, return_exceptions=True)
-
-    async def _send_all(self) -> None:
-        """Send what is told, in order, until the farewell or until the client is gone."""
-        while True:
-            item = await self._outbox.get()
-            try:
-                if isinstance(item, _Farewell):
-                    await self._socket.close(item.code, item.reason)
-                    return
-                await self._socket.send_text(encode(item))
-                if isinstance(item, Status) and item.state == "ended":
-                    await self._close_viewer()
-            except (WebSocketDisconnect, RuntimeError):
-                # Starlette raises RuntimeError for a socket that is closed already.
-                self._is_closing.set()
-                return
-
-    def _close(self, code: int, reason: str) -> None:
-        if self._outbox.full():
-            self._outbox.get_nowait()
-        self._outbox.put_nowait(_Farewell(code, reason))
-        self._has_farewell = True
-        self._is_closing.set()
+    async def _sent(self, message: Message) -> None:
+        """Who was told that the stream has ended is sent no more video."""
+        if isinstance(message, Status) and message.state == "ended":
+            await self._close_viewer()
 
     async def _free(self) -> None:
         held, self._held = self._held, None
@@ -313,7 +258,7 @@ class Session:
     def _note_shown(self, shown: Shown) -> None:
         log.info("prompt shown prompt=%s latency_ms=%.0f", shown.prompt_id, shown.latency_ms)
         metrics = self._streams.metrics
-        metrics.note_stage("total", shown.latency_ms / 1000)
+        metrics.note_painted(shown.latency_ms / 1000)
         if shown.jitter_buffer_ms is not None:
             metrics.note_stage("jitter_buffer", shown.jitter_buffer_ms / 1000)
         round_trip_s = self._viewer.round_trip_s if self._viewer is not None else None
@@ -331,7 +276,7 @@ class Session:
                 ),
                 "hello",
             )
-            self._close(CLOSE_PROTOCOL, "protocol version")
+            self._channel.close(CLOSE_PROTOCOL, "protocol version")
             return
         self._has_greeted = True
         self.tell(self._welcome())
@@ -488,13 +433,6 @@ class Session:
         self.tell(Error(code=error.code, message=str(error), about=about))
 
 
-class _Farewell:
-    """The last thing sent: how the connection is closed."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        self.code, self.reason = code, reason
-
-
 def _opening_of(config: Config) -> OpeningField | None:
     if not can_begin_with_pictures(config):
         return None
@@ -502,16 +440,6 @@ def _opening_of(config: Config) -> OpeningField | None:
     return OpeningField(
         bytes=config.server.upload_bytes, width=section.width, height=section.height
     )
-
-
-def _text_of(event: Any) -> str:
-    """The text of an ASGI event.  Raises WebSocketDisconnect, or MessageError for binary."""
-    if event["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(event.get("code", 1006))
-    text = event.get("text")
-    if not isinstance(text, str):
-        raise MessageError("messages are JSON text, not binary")
-    return text
 
 
 _TYPES = frozenset(

@@ -15,6 +15,7 @@ from streamer.metrics import Metrics
 from streamer.server.access import Rate
 from streamer.server.audience import Audience
 from streamer.server.line import Entrant, Line
+from streamer.server.protocol import Message
 from streamer.stream import Opening, Prompt
 
 KEPT_PARKED = 64
@@ -59,6 +60,12 @@ class Held:
         waiting = self.audience.suggestions()
         for member in self.audience.members.values():
             member.listener.tell(waiting)
+
+    def tell_directors(self, message: Message) -> None:
+        """Tell who directs."""
+        for member in tuple(self.audience.members.values()):
+            if member.is_director:
+                member.listener.tell(message)
 
     def _announce(self) -> None:
         self._announcing = None

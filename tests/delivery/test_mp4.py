@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 import resource
 import shutil
@@ -125,6 +127,22 @@ def test_a_full_disk_is_one_clear_error_and_what_was_written_plays(
         for _ in container.decode(video=0):
             frames += 1
     assert frames > 10
+
+
+def test_a_disk_without_room_is_told_with_the_way_out_and_leaves_no_empty_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.mp4"
+
+    def full(file: str, *_: object, **__: object) -> None:
+        Path(file).touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)
+
+    first = packets("H264", 2)[0]
+    monkeypatch.setattr("streamer.delivery.mp4._Writer", full)
+    with pytest.raises(OutputError, match=r"^r\.mp4: .*the disk is full; free some .*--recordings"):
+        GrowingFile(path, first, TAGS)
+    assert not path.exists()
 
 
 def test_a_clip_that_does_not_fit_leaves_nothing(tmp_path: Path, small_disk: None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator
 
@@ -11,9 +10,10 @@ import aioice.ice
 import numpy as np
 import pytest
 
-from streamer.delivery.webrtc import Viewer, allow_loopback
+from streamer.delivery.webrtc import allow_loopback
 from tests.calm import is_calm
 from tests.delivery.churn import churn
+from tests.delivery.spoil import spoil
 from tests.delivery.test_webrtc import FPS, Client, Show, number_of, settles, watch
 
 
@@ -31,30 +31,6 @@ async def playing() -> AsyncIterator[Show]:
         await client.connection.close()
     Client.made.clear()
     await made.close()
-
-
-def spoil(viewer: Viewer, loss: float, delay_s: float, seed: int = 7) -> list[int]:
-    """Lose and delay what is sent to one viewer, below DTLS; returns a list that grows by 1 a loss.
-
-    Both packets of media and of repair are lost; order is kept, as on a single long line.
-    """
-    (sender,) = viewer._connection.getSenders()
-    ice = sender.transport.transport._connection
-    send, rng, lost = ice.sendto, random.Random(seed), []
-    loop = asyncio.get_running_loop()
-
-    async def later(data: bytes, component: int) -> None:
-        await send(data, component)
-
-    async def sendto(data: bytes, component: int) -> None:
-        if rng.random() < loss:
-            lost.append(1)
-            return
-        loop.call_later(delay_s, lambda: sending.append(loop.create_task(later(data, component))))
-
-    sending: list[asyncio.Task[None]] = []
-    ice.sendto = sendto
-    return lost
 
 
 async def test_a_viewer_through_loss_and_delay_plays_on_and_the_others_notice_nothing(

@@ -2,6 +2,7 @@
 
     python -m tests.e2e.playback --minutes 5
     python -m tests.e2e.playback --minutes 5 --jitter 0.12 --spikes 0.06 --json
+    python -m tests.e2e.playback --minutes 1 --loss 0.05 --delay 0.1
 
 Server, worker, WebRTC and Chromium are the real ones, on this machine.  The number of each picture
 is read off the glass (colour bars carry it), so nothing that a part says of itself is believed.
@@ -29,7 +30,7 @@ from statistics import fmean, median, pstdev
 from typing import Any
 
 from tests.e2e.conftest import FLAGS, ROOT, find_browser
-from tests.e2e.uneven import Arrival
+from tests.e2e.uneven import Arrival, Way
 
 SETTLE_S = 10.0
 """What is shown before is not judged: connecting, and learning how long blocks take."""
@@ -125,6 +126,8 @@ class Spread:
 class Judged:
     """What was seen on the glass.
 
+    repeated: looks that found the picture of the look before: on a busy machine the page looks so
+    late that the next picture is there already, and counts as skipped and as repeated.
     freezes: intervals that are freezes; of_late_blocks: those while a late block was awaited.
     behind_block_ms: from the end of a block's making to its first picture on screen.
     browser_ms: from a picture's last packet to the screen.
@@ -133,6 +136,7 @@ class Judged:
     pictures: int
     fps: float
     skipped: int
+    repeated: int
     backwards: int
     freezes: int
     freezes_of_late_blocks: int
@@ -169,7 +173,8 @@ def judge(seen: Sequence[Shown], blocks: Sequence[Made]) -> Judged:
         pictures=len(seen),
         fps=round(len(intervals) / max(1e-9, seen[-1].shown_s - seen[0].shown_s), 2),
         skipped=sum(step - 1 for step in steps if 1 < step < ROUND // 2),
-        backwards=sum(step == 0 or step >= ROUND // 2 for step in steps),
+        repeated=steps.count(0),
+        backwards=sum(step >= ROUND // 2 for step in steps),
         freezes=freezes,
         freezes_of_late_blocks=excused,
         late_blocks=sum(late.values()),
@@ -184,6 +189,7 @@ def judge(seen: Sequence[Shown], blocks: Sequence[Made]) -> Judged:
 class Report:
     """One measurement.  Counts of the browser's own are of the judged time alone.
 
+    target_ms: for how long the page wanted pictures held back at least, at the end.
     load: processes that wanted a processor, in the mean of the last minute, at the end.
     """
 
@@ -195,7 +201,10 @@ class Report:
     frames_dropped: int
     pause_count: int
     packets_lost: int
+    nacks: int
+    plis: int
     jitter_buffer_ms: float
+    target_ms: float
     judged: Judged
     load: float
     processors: int
@@ -211,7 +220,7 @@ class Report:
         return asdict(self) | {"freezes_beyond_jitter": self.freezes_beyond_jitter}
 
 
-def measure(arrival: Arrival, seconds: float) -> Report:
+def measure(arrival: Arrival, seconds: float, way: Way | None = None) -> Report:
     """Watch an uneven stream for so long, in a browser of its own."""
     from playwright.sync_api import sync_playwright
 
@@ -220,16 +229,23 @@ def measure(arrival: Arrival, seconds: float) -> Report:
             executable_path=find_browser(), headless=True, args=FLAGS
         )
         try:
-            return watch(browser, arrival, seconds)
+            return watch(browser, arrival, seconds, way=way)
         finally:
             browser.close()
 
 
-def watch(browser: Any, arrival: Arrival, seconds: float, *, settle_s: float = SETTLE_S) -> Report:
-    """Watch an uneven stream for so long."""
+def watch(
+    browser: Any,
+    arrival: Arrival,
+    seconds: float,
+    *,
+    settle_s: float = SETTLE_S,
+    way: Way | None = None,
+) -> Report:
+    """Watch an uneven stream for so long, through a way that may be bad."""
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder) / "blocks.jsonl"
-        with _serving(arrival, notes) as address:
+        with _serving(arrival, notes, way) as address:
             page = browser.new_page(viewport={"width": 640, "height": 400})
             page.add_init_script(KEEP_PEERS)
             page.goto(address)
@@ -243,19 +259,21 @@ def watch(browser: Any, arrival: Arrival, seconds: float, *, settle_s: float = S
             page.wait_for_timeout(1000 * seconds)
             after, seen = page.evaluate(STATISTICS), page.evaluate(f"seen.slice({first})")
             codec = page.evaluate("streamer.stats().codec")
+            target_ms = page.evaluate("peers.at(-1).getReceivers()[0].jitterBufferTarget ?? 0")
             page.close()
         blocks = [Made(**json.loads(line)) for line in notes.read_text().splitlines()]
     pictures = [
         Shown(number, shown / 1000, None if received is None else received / 1000)
         for number, shown, received in seen
     ]
-    return _report(arrival, seconds, codec, before, after, judge(pictures, blocks))
+    return _report(arrival, seconds, codec, target_ms, before, after, judge(pictures, blocks))
 
 
 def _report(
     arrival: Arrival,
     seconds: float,
     codec: str,
+    target_ms: float,
     before: dict[str, Any],
     after: dict[str, Any],
     judged: Judged,
@@ -277,7 +295,10 @@ def _report(
         frames_dropped=int(grown("framesDropped")),
         pause_count=int(grown("pauseCount")),
         packets_lost=int(grown("packetsLost")),
+        nacks=int(grown("nackCount")),
+        plis=int(grown("pliCount")),
         jitter_buffer_ms=round(1000 * held_s, 1),
+        target_ms=target_ms,
         judged=judged,
         load=round(os.getloadavg()[0], 1),
         processors=os.cpu_count() or 1,
@@ -298,12 +319,13 @@ def _until(page: Any, script: str, within_s: float = 60.0) -> None:
 
 
 @contextmanager
-def _serving(arrival: Arrival, notes: Path) -> Iterator[str]:
+def _serving(arrival: Arrival, notes: Path, way: Way | None) -> Iterator[str]:
     """A server in a process of its own; gives its address."""
     log = notes.with_name("server.log")
+    asked = [json.dumps(asdict(each)) for each in (arrival, way) if each is not None]
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.uneven", str(notes), json.dumps(asdict(arrival))],
+            [sys.executable, "-m", "tests.e2e.uneven", str(notes), *asked],
             cwd=ROOT,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -335,10 +357,13 @@ def main() -> None:
     parser.add_argument("--spikes", type=float, default=usual.spikes, help="share of slow blocks")
     parser.add_argument("--spike", type=float, default=usual.spike_s, help="how much slower, s")
     parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--loss", type=float, default=0.0, help="share of packets to lose")
+    parser.add_argument("--delay", type=float, default=0.0, help="of every packet, s")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     asked = parser.parse_args()
     arrival = Arrival(asked.block, asked.jitter, asked.spikes, asked.spike, asked.seed)
-    made = measure(arrival, 60 * asked.minutes)
+    way = Way(asked.loss, asked.delay) if asked.loss or asked.delay else None
+    made = measure(arrival, 60 * asked.minutes, way)
     if asked.json:
         print(json.dumps(made.as_dict(), indent=2))
         return
@@ -348,7 +373,8 @@ def main() -> None:
         f"+- {arrival.jitter_s}, {judged.late_blocks} of them late; "
         f"load {made.load} on {made.processors} processors\n"
         f"browser: {made.freeze_count} freezes ({made.total_freezes_s} s), {made.frames_dropped} "
-        f"dropped, {made.jitter_buffer_ms} ms held back\n"
+        f"dropped, {made.jitter_buffer_ms} ms held back; {made.packets_lost} packets lost, "
+        f"{made.nacks} asked for again, {made.plis} key frames asked for\n"
         f"on the glass: {judged.freezes} freezes, {judged.freezes_of_late_blocks} of them for late "
         f"blocks; {judged.fps} pictures/s, {judged.skipped} skipped, deviation "
         f"{judged.interval_std_ms} ms\n"

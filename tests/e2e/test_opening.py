@@ -295,6 +295,18 @@ def test_a_viewer_without_the_token_leaves_for_a_stream_of_their_own(
     other.end()
 
 
+# From now on the number of pieces on the ribbon is noted with each screen refresh that shows it.
+WATCH_RIBBON = """() => {
+  window.ribbonLooks = [];
+  const ribbon = document.getElementById("ribbon");
+  const look = () => {
+    if (!ribbon.hidden) window.ribbonLooks.push(ribbon.querySelectorAll(".ribbon-piece").length);
+    requestAnimationFrame(look);
+  };
+  look();
+}"""
+
+
 def test_the_embedded_model_goes_on_from_a_picture(start_server: Any, visit: Visit) -> None:
     server = start_server(config="storybook")
     visitor = visit().open(server.url, until=None)
@@ -303,6 +315,7 @@ def test_the_embedded_model_goes_on_from_a_picture(start_server: Any, visit: Vis
         {"name": "meadow.png", "mimeType": "image/png", "buffer": meadow()}
     )
     visitor.type_prompt("green hills on a sunny day")
+    visitor.ask(WATCH_RIBBON)
     visitor.until("streamer.stats().framesShown > 0", within_s=60)
     pixels = np.array(visitor.look()).reshape(20, 32, 4)
     visitor.shoot("opening-storybook")
@@ -312,5 +325,8 @@ def test_the_embedded_model_goes_on_from_a_picture(start_server: Any, visit: Vis
     stream = visitor.ask("streamer.state().stream.id")
     script = visitor.page.request.get(f"{server.url}/api/streams/{stream}/script").text()
     assert json.loads(script.splitlines()[0])["opening"] is not None
+    visitor.until_playing(within_s=60)
+    assert visitor.ask("window.ribbonLooks.length") > 0
+    assert visitor.ask("window.ribbonLooks.every((pieces) => pieces > 0)"), "it is never empty"
     assert visitor.problems == []
     visitor.end()

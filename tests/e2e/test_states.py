@@ -36,7 +36,7 @@ WITHOUT_PICTURE = {
     "failed-loading": (
         [LOADING, REFUSED],
         "This did not work.",
-        "Weights.pt is damaged. Check the weights file on the server, then start the server again.",
+        "weights.pt is damaged. Check the weights file on the server, then start the server again.",
     ),
     "starting": (
         [message("welcome"), message("stream", state="starting")],
@@ -189,6 +189,29 @@ def test_each_state_over_a_picture_says_what_happens(server, visit) -> None:
     visitor.until_phase("ready")
     assert between.kinds[-1] == "stop"
     assert visitor.problems == []
+
+
+def test_the_director_sees_where_it_is_published_and_what_was_kept_of_a_failed_recording(
+    server, visit
+) -> None:
+    visitor = visit()
+    between = Server(visitor, is_real=True)
+    visitor.open(server.url)
+    visitor.type_prompt("green and white stripes")
+    visitor.until_playing()
+    failed = message("recording", state="failed", detail="the disk is full", seconds=75.0)
+    between.say(message("publication", state="waiting", detail="no answer"), failed)
+    visitor.press("m")
+    visitor.until("document.querySelectorAll('#publications li').length === 1")
+    assert visitor.text("#publications") == "trying sfu.example again: no answer"
+    assert visitor.text("#files .file span") == "1:15, then failed: the disk is full"
+    assert visitor.is_visible("#files .file a >> nth=0")
+    visitor.shoot_both("panel-menu-published")
+    between.say(message("publication", state="refused", detail="401 Unauthorized"))
+    visitor.until("streamer.state().notice?.text.includes('401 Unauthorized')")
+    assert visitor.problems == []
+    visitor.press("Escape")
+    visitor.end()
 
 
 def test_who_leaves_the_line_is_on_the_first_screen(server, visit) -> None:

@@ -147,6 +147,9 @@ def test_the_statistics_are_drawn_as_they_come(director) -> None:
         "[...document.querySelectorAll('.plot path')]"
         ".filter((path) => (path.getAttribute('d') ?? '').includes('L')).length >= 5"
     )
+    director.type_prompt("a blue evening")
+    director.until("document.getElementById('way-stages').textContent.includes('block')")
+    assert "median" in director.text("#way-spread")
     facts = director.text("#facts")
     assert "256x160 at 16 fps" in facts
     assert "over WebRTC" in facts

@@ -1,8 +1,9 @@
 """A server of colour bars whose blocks take uneven times, and a note of when each was made.
 
-    python -m tests.e2e.uneven NOTES '{"block_s": 0.55, "jitter_s": 0.05, ...}'
+    python -m tests.e2e.uneven NOTES '{"block_s": 0.55, "jitter_s": 0.05, ...}' [WAY]
 
-It prints its address and serves until it is interrupted.
+WAY, such as '{"loss": 0.05, "delay_s": 0.1}', spoils what is sent to every viewer.  It prints its
+address and serves until it is interrupted.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from streamer.config import Config, load_config
+from streamer.delivery.webrtc import Viewer
 from streamer.engine import worker
 from streamer.engine.handle import Engine
 from streamer.engine.pattern import PatternModel, PatternStream
 from streamer.server.run import run_server
 from streamer.stream import Event, FrameBlock, StreamSpec, Truth
+from tests.delivery.spoil import spoil
 
 ARRIVAL, NOTES = "UNEVEN_ARRIVAL", "UNEVEN_NOTES"
 """Environment variables by which the worker's process learns what to do."""
@@ -53,6 +57,25 @@ class Arrival:
         """The time of the next block."""
         extra_s = self.spike_s if rng.random() < self.spikes else 0.0
         return max(LEAST_S, rng.gauss(self.block_s, self.jitter_s)) + extra_s
+
+
+@dataclass(frozen=True)
+class Way:
+    """What happens to the packets sent to a viewer.  loss: share of them that is lost."""
+
+    loss: float = 0.0
+    delay_s: float = 0.0
+
+    def lay(self) -> None:
+        """Spoil the way of every viewer of this process."""
+        accept = Viewer.accept.__func__  # type: ignore[attr-defined]
+
+        async def accept_and_spoil(cls: type[Viewer], *given: Any, **named: Any) -> Viewer:
+            viewer: Viewer = await accept(cls, *given, **named)
+            spoil(viewer, self.loss, self.delay_s)
+            return viewer
+
+        Viewer.accept = classmethod(accept_and_spoil)  # type: ignore[assignment]
 
 
 class UnevenStream:
@@ -111,6 +134,8 @@ def environment(arrival: Arrival, notes: Path) -> dict[str, str]:
 
 def main() -> None:
     notes, arrival = Path(sys.argv[1]), Arrival(**json.loads(sys.argv[2]))
+    if len(sys.argv) > 3:
+        Way(**json.loads(sys.argv[3])).lay()
     notes.write_text("")
     os.environ.update(environment(arrival, notes))
     config = load_config("pattern")

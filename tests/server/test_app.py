@@ -99,6 +99,18 @@ async def test_bad_bodies_are_problems_that_name_the_fault(
     assert (await served.health())["streams"] == 0
 
 
+async def test_a_body_of_another_kind_is_told_which_one_is_wanted(serve: Serve) -> None:
+    served = await serve()
+    answer = await served.http.post("/api/streams", content="x", headers={"Content-Type": "text/x"})
+    assert (answer.status_code, answer.json()["code"]) == (415, "media_type")
+    assert answer.json()["message"] == "the body is 'text/x'; send application/json"
+    broken = await served.http.post(
+        "/api/streams", content='{"prompt":', headers={"Content-Type": "application/json"}
+    )
+    assert broken.status_code == 400
+    assert broken.json()["message"] == "the body is not JSON: Expecting value at character 10"
+
+
 async def test_a_body_without_a_stated_length_is_bounded_too(serve: Serve) -> None:
     async def chunks() -> Any:
         for _ in range(40):

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from streamer.errors import OfferError, OutOfMemoryError, WeightsError
+from streamer.server import channel
 from streamer.server import session as session_module
 from streamer.server.access import Rate
 from streamer.server.loading import LoadingEngine
@@ -508,7 +509,7 @@ class StuckSocket:
 async def test_a_client_that_does_not_read_is_given_up_instead_of_filling_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session_module, "FLUSH_S", 0.01)
+    monkeypatch.setattr(channel, "FLUSH_S", 0.01)
     config, engine = pattern_config(), FakeEngine()
     loading = LoadingEngine(
         config, engine, on_progress=lambda done, stage: None, on_failed=lambda error: None
@@ -518,7 +519,7 @@ async def test_a_client_that_does_not_read_is_given_up_instead_of_filling_memory
     )
     running = asyncio.ensure_future(session.run())
     await settle()
-    for number in range(session_module.OUTBOX_LIMIT):
+    for number in range(channel.OUTBOX_LIMIT):
         session.tell(Pong(id=number))
-        assert session._outbox.qsize() <= session_module.OUTBOX_LIMIT
+        assert session._channel.num_waiting <= channel.OUTBOX_LIMIT
     await asyncio.wait_for(running, 30)

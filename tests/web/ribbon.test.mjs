@@ -81,8 +81,9 @@ test("who comes late has the past, and the present from the statistics", () => {
     { prompt_id: "a", text: "one", block: 0, frame: 0 },
     { prompt_id: "b", text: "two", block: 10, frame: 120 },
   ];
-  const late = withHistory(emptyRibbon(), past);
-  near(frameAt(late, 0), 120);
+  const late = withHistory(emptyRibbon(), { prompts: past, frame: 130 }, 0);
+  near(frameAt(late, 0), 130);
+  assert.deepEqual(layout(late, FPS, 0).segments.map(({ id }) => id), ["a", "b"]);
   // 12 frames a block; block 29 is made, half a second of it all waits to be shown.
   const told = {
     ...server.statistics,
@@ -93,6 +94,11 @@ test("who comes late has the past, and the present from the statistics", () => {
   near(frameAt(there, 2000), 120 + 20 * 12 + 5);
   const settled = withStatistics(there, { ...told, block: 30 }, FPS, 2000);
   near(frameAt(settled, 2000), frameAt(there, 2000));
+});
+
+test("the first prompt is on the ribbon from its first frame on", () => {
+  const begun = withPrompt(emptyRibbon(), shown("p0", 0), 0);
+  assert.deepEqual(layout(begun, FPS, 0).segments.map(({ id, from }) => [id, from]), [["p0", 0]]);
 });
 
 test("a prompt that took effect at a block made again replaces what was there", () => {

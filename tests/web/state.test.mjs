@@ -10,7 +10,14 @@ import { rtpReached } from "../../web/measure.js";
 import { isDirector, isPictureDue, maySuggest, phaseOf } from "../../web/phase.js";
 import { frameAt } from "../../web/ribbon.js";
 import { initialState, reduce } from "../../web/state.js";
-import { factsWords, sentence, timeLeftWords, watchingWords, wordsFor } from "../../web/words.js";
+import {
+  factsWords,
+  publicationWords,
+  sentence,
+  timeLeftWords,
+  watchingWords,
+  wordsFor,
+} from "../../web/words.js";
 
 const { server } = JSON.parse(
   await readFile(new URL("../data/protocol.json", import.meta.url), "utf8"),
@@ -54,7 +61,7 @@ test("a first prompt shows its text, then the time to the first picture", () => 
   assert.equal(attached.wanted, null);
   const playing = [status("playing"), painted(null, 1840)].reduce(reduce, attached);
   assert.equal(phaseOf(playing), "playing");
-  assert.deepEqual(playing.measured, { promptId: "p1", latencyMs: 840 });
+  assert.deepEqual(playing.measured, { promptId: "p1", latencyMs: 840, stages: null });
   assert.equal(playing.notice?.text, "first picture after 0.84 s");
 });
 
@@ -87,7 +94,8 @@ test("a prompt change is announced, then measured at the frame that carries it",
   state = reduce(state, received("prompt_applied", { rtp_timestamp: 9000 }, 1500));
   assert.equal(reduce(state, painted(8999, 1600)), state, "an earlier frame changes nothing");
   state = reduce(state, painted(9000, 1740));
-  assert.deepEqual(state.measured, { promptId: "p2", latencyMs: 740 });
+  const stages = server.prompt_applied.stages_ms;
+  assert.deepEqual(state.measured, { promptId: "p2", latencyMs: 740, stages });
   assert.deepEqual(state.notice, { tone: "done", text: "changed in 0.74 s" });
   assert.equal(state.caption, server.prompt_applied.text);
   assert.equal(reduce(state, painted(18000, 1900)).measured, state.measured, "measured once");
@@ -445,4 +453,42 @@ test("a link that carries the token directs, and is made of it", async () => {
   assert.deepEqual(rememberedStream(), { stream: "s-1", token: "t-0_k" });
   assert.equal(shareLink("s-1", "t-0_k", false), "http://here:1/room/#s-1/t-0_k");
   assert.equal(shareLink("s-1", null, true), "http://here:1/room/?clean=1#s-1");
+});
+
+test("who comes to a stream that plays sees its prompts move on at once", () => {
+  const state = after(
+    WELCOME,
+    received("stream", { state: "playing", fps: 10 }, 1000),
+    received("history", { frame: 30 }, 1000),
+  );
+  assert.equal(frameAt(state.ribbon, 2000), 40);
+  const paused = after(
+    WELCOME,
+    received("stream", { state: "paused", fps: 10 }, 1000),
+    received("history", { frame: 30 }, 1000),
+  );
+  assert.equal(frameAt(paused.ribbon, 2000), 30);
+});
+
+test("the name of a file at the beginning of a sentence stays as it is", () => {
+  assert.equal(sentence("weights.pt is damaged"), "weights.pt is damaged.");
+  assert.equal(sentence("stream.widht: unknown key"), "stream.widht: unknown key.");
+  assert.equal(sentence("the GPU is full. stop others"), "The GPU is full. stop others.");
+});
+
+test("a publication is one entry, and says how it goes and where", () => {
+  const state = after(
+    ...PLAYING,
+    received("publication", { state: "connecting" }),
+    received("publication", { id: "w-2", state: "publishing", url: "https://b.example/whip" }),
+    received("publication", { state: "waiting", detail: "no answer" }),
+  );
+  assert.deepEqual(state.publications.map(publicationWords), [
+    "trying sfu.example again: no answer",
+    "published to b.example",
+  ]);
+  const ended = received("publication", { state: "refused", url: "odd", detail: "403" });
+  assert.equal(publicationWords(after(...PLAYING, ended).publications[0]), "refused by odd: 403");
+  const other = reduce(state, received("stream", { id: "s-other" }));
+  assert.deepEqual(other.publications, [], "they belong to one stream");
 });
