@@ -81,8 +81,8 @@ def sample_pair(
     """Draw a spec together with its caption.
 
     What the caption leaves unsaid is ordinary: a clear day, the subject's natural motion and
-    habitat, no subject where none is named.  held_out: combinations and synonyms that training never sees; otherwise
-    only those that it may see.
+    habitat, no subject where none is named.  held_out: combinations and synonyms that training
+    never sees; otherwise only those that it may see.
     """
     while True:
         spec = SceneSpec(*(rng.randrange(len(names)) for names in edition.attributes.values()))

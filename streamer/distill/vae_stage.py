@@ -237,8 +237,9 @@ def _take_over(vae: TinyVAE, start: TinyVAE) -> None:
 
     Raises ValueError when they differ in more than channels of latents.
     """
-    more = vae.config.latent_channels - start.config.latent_channels
-    if more < 0 or replace(vae.config, latent_channels=start.config.latent_channels) != start.config:
+    channels = start.config.latent_channels
+    fits = replace(vae.config, latent_channels=channels) == start.config
+    if not fits or channels > vae.config.latent_channels:
         raise ValueError(f"cannot go on from {start.config} with {vae.config}")
     own = vae.state_dict()
     for name, tensor in start.state_dict().items():

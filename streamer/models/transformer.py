@@ -25,7 +25,6 @@ from streamer.models.context import AttentionContext, RingContext
 from streamer.models.joined import join
 from streamer.models.ring import CacheShape
 
-
 _OPEN = 2.0
 """What the gate of a new canvas adds up to before the sigmoid: nearly open."""
 _LEAST_SIGMA = 0.05

@@ -110,7 +110,7 @@ def test_a_figure_hides_what_is_behind_it():
 
 
 def test_a_network_that_predicts_clean_latents_begins_with_its_canvas():
-    """At every noise level that serving uses, what it calls clean is the canvas through its gate."""
+    """At every noise level, what it calls clean is the canvas through its gate."""
     torch.manual_seed(0)
     network = CausalWanTransformer(replace(SIZES, predicts_clean=True))
     network.initialise()
@@ -120,7 +120,9 @@ def test_a_network_that_predicts_clean_latents_begins_with_its_canvas():
         flow = network(latents, 1000 * sigma, text, FullContext())
         clean = latents - sigma.repeat_interleave(3, 1)[:, :, None, None, None] * flow
     assert text.canvas is not None
-    wanted = torch.sigmoid(torch.tensor(2.0)) * network.uncut(text.canvas, 2, 3).repeat(1, 2, 1, 1, 1)
+    wanted = torch.sigmoid(torch.tensor(2.0)) * network.uncut(text.canvas, 2, 3).repeat(
+        1, 2, 1, 1, 1
+    )
     torch.testing.assert_close(clean, wanted)
     with pytest.raises(ValueError, match="multiple of the canvas's 3"):
         network(latents[:, :4], 1000 * sigma[:, :1], text, FullContext())
