@@ -130,6 +130,19 @@ def test_a_step_of_beginnings_trains_first_blocks_and_their_first_text(tmp_path:
     assert sum(losses[-8:]) / 8 < 0.9 * sum(losses[:4]) / 4
 
 
+def test_faults_in_a_token_that_moves_count_more(tmp_path: Path):
+    stage = new_stage(write_clips(tmp_path), motion_emphasis=1.0)
+    clean = torch.zeros(1, 9, 4, 4, 4)
+    clean[:, 3:6, :, 2:, :2] = torch.arange(3.0)[:, None, None, None]  # in the second block
+    counts = stage._emphasis(clean).square()
+    moving = torch.zeros(1, 9, 1, 4, 4, dtype=torch.bool)
+    moving[:, 3:6, :, 2:, :2] = True
+    assert (counts[~moving] == 1).all()
+    assert (counts[moving] == 1 + 8).all()
+    everywhere = clean[..., 2:, :2].repeat(1, 1, 1, 2, 2)
+    assert stage._emphasis(everywhere)[:, 3:6].unique().numel() == 1
+
+
 def test_clips_of_one_block_are_beginnings():
     renderer = Renderer(load_edition("small"), height=64, width=64)
     made = render_pairs(renderer, 8, 12, 12, seed=5, leap_share=1.0)
