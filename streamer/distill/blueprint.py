@@ -80,6 +80,14 @@ def new_transformer(sizes: TransformerConfig, seed: int) -> CausalWanTransformer
     return network
 
 
+def transformer_files(folder: Path) -> list[Path]:
+    """The file or files of an export's network.  Raises WeightsError when there is none."""
+    paths = sorted(folder.glob("transformer*.safetensors"))
+    if not paths:
+        raise WeightsError(f"{folder}: holds no transformer*.safetensors; is it an export?")
+    return paths
+
+
 def read_transformer(folder: Path, sizes: TransformerConfig) -> CausalWanTransformer:
     """The network of an export.
 
@@ -87,9 +95,7 @@ def read_transformer(folder: Path, sizes: TransformerConfig) -> CausalWanTransfo
     when the file does not tell its own.
     Raises WeightsError when there is none, or it does not fit.
     """
-    paths = sorted(folder.glob("transformer*.safetensors"))
-    if not paths:
-        raise WeightsError(f"{folder}: holds no transformer*.safetensors; is it an export?")
+    paths = transformer_files(folder)
     with safe_open(paths[0], framework="pt") as file:
         told = (file.metadata() or {}).get("config")
     network = CausalWanTransformer(_SIZES.validate_json(told) if told else sizes)

@@ -57,6 +57,8 @@ for stage in (canvas, teacher, trajectories, ode, dmd, run):
 @training_options
 @edition_option
 @click.option("--word-vectors", type=PathType, help="A word table or encoder made before.")
+@click.option("--start", type=PathType,
+              help="Go on from an encoder; what was trained with it reads the new one, too.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), default=1600, show_default=True)
 @click.option("--captions", type=click.IntRange(1), default=40_000, show_default=True)
 @click.option("--report-captions", type=click.IntRange(1), default=2000, show_default=True,
@@ -73,6 +75,7 @@ def text(
     resume: bool,
     edition: str,
     word_vectors: Path | None,
+    start: Path | None,
     steps: int,
     captions: int,
     report_captions: int,
@@ -96,7 +99,9 @@ def text(
         report_captions=report_captions,
         seed=seed,
     )
-    options = TextOptions(out, load_edition(edition), word_vectors, training, resume, device)
+    options = TextOptions(
+        out, load_edition(edition), word_vectors, start, training, resume, device
+    )
     with progress_bar() as show:
         report = train_text(options, lambda step, loss: show(step / steps, f"loss {loss:.3f}"))
     click.echo(json.dumps(report, indent=2))
@@ -342,11 +347,12 @@ def export(
     most_mb: int,
 ) -> None:
     """Copy the newest exports of some runs to where a configuration looks for them."""
+    from streamer.distill.blueprint import transformer_files
     from streamer.distill.export import as_storage, copy_files, export_transformer
 
     written: list[Path] = []
     if student_run is not None:
-        sources = sorted((student_run / "export").glob("transformer*.safetensors"))
+        sources = transformer_files(student_run / "export")
         written += export_transformer(sources, folder, as_storage(storage), most_mb)
     if vae_run is not None:
         names = ("vae.json", "vae.safetensors")

@@ -31,9 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamer.distill.blueprint import (
-    TRANSFORMER_FILE,
     load_blueprint,
     new_transformer,
+    transformer_files,
     write_transformer,
 )
 from streamer.distill.canvas_stage import load_canvas
@@ -416,7 +416,7 @@ def train_student(options: StudentOptions) -> bool:
         options.beginnings,
     )
     if options.start is not None:
-        load_weights(stage.student, [options.start / TRANSFORMER_FILE])
+        load_weights(stage.student, transformer_files(options.start))
         stage.student.to(options.device)
     if options.canvas is not None:
         load_canvas(stage.student, options.canvas)

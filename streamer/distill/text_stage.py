@@ -32,7 +32,7 @@ from streamer.distill.draws import send
 from streamer.distill.edition import Edition, SceneSpec, agree
 from streamer.distill.optimizer import build_optimizer
 from streamer.distill.words import build_word_table, save_word_table
-from streamer.errors import OutputError
+from streamer.errors import ConfigError, OutputError
 from streamer.models.text import (
     NOT_MENTIONED,
     Attribute,
@@ -229,9 +229,9 @@ def _find_replacements(
     vectors: Tensor,
     table: WordTable,
     hidden: set[str],
-    most: int = 16,
-    least: float = 0.42,
-    unlike: float = 0.25,
+    most: int = 24,
+    least: float = 0.28,
+    unlike: float = 0.18,
 ) -> tuple[list[list[int]], list[int]]:
     """For every caption word, table rows that may replace it; and rows unlike every caption word.
 
@@ -264,15 +264,22 @@ def train_text_encoder(
     training: TextTraining,
     progress: Callable[[int, float], None] = lambda step, loss: None,
     device: torch.device | str = "cpu",
+    start: StorybookTextEncoder | None = None,
 ) -> StorybookTextEncoder:
     """Train an encoder on captions.  Result: on the CPU, in evaluation mode, without gradients.
 
     The loss is the cross-entropy of every attribute, lightly smoothed so that doubt stays visible,
     plus 1 - cosine between the caption's gist and what the free slots tell of it.
+    start: an encoder of the same sizes to go on from.  Its free slots are imitated instead, so that
+    a transformer that was trained with it reads the new one as well; named slots mean the same in
+    all encoders.
     """
     torch.manual_seed(training.seed)
     chance = random.Random(training.seed)
     encoder = StorybookTextEncoder(config, table).train().to(device)
+    if start is not None:
+        encoder.load_state_dict(start.state_dict())
+        start = start.to(device)
     num_named = len(config.attributes)
     num_free = config.text_length - num_named
     read_gist = nn.Linear(max(1, num_free) * config.text_width, config.word_width).to(device)
@@ -289,7 +296,11 @@ def train_text_encoder(
                 for i, choices in enumerate(logits[:num_named])
             ]
         ).sum()
-        if num_free:
+        if num_free and start is not None:
+            with torch.no_grad():
+                wanted = start.mix(start(batch.vectors, batch.is_word))[:, num_named:]
+            loss = loss + (encoder.mix(logits)[:, num_named:] - wanted).square().mean()
+        elif num_free:
             told = read_gist(encoder.mix(logits)[:, num_named:].flatten(1))
             loss = loss + 1.0 - F.cosine_similarity(told, batch.gist, dim=1).mean()
         optimizer.zero_grad()
@@ -474,12 +485,14 @@ class TextOptions:
     """A run of `train_text`.
 
     word_vectors: a word table or an encoder made before; None: one is distilled from the teacher.
+    start: an encoder to go on from, word table and all.
     is_resumed: use the word table that an earlier run left in `out`.
     """
 
     out: Path
     edition: Edition
     word_vectors: Path | None = None
+    start: Path | None = None
     training: TextTraining = TextTraining()
     is_resumed: bool = False
     device: str = "cpu"
@@ -498,7 +511,8 @@ def train_text(
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{options.out}: cannot be written: {error.strerror}") from error
-    table = _obtain_words(options)
+    start = None if options.start is None else load_text_encoder(options.start)
+    table = _obtain_words(options) if start is None else start.word_table
     edition = options.edition
     attributes = tuple(Attribute(name, classes) for name, classes in edition.attributes.items())
     config = TextEncoderConfig(
@@ -511,7 +525,9 @@ def train_text(
     examples = draw_storybook_examples(edition, training.num_captions, training.seed)
     examples += draw_fragments(edition, training.num_captions // 2, training.seed)
     batches = CaptionBatches(examples, attributes, table, _held_out_words(edition))
-    encoder = train_text_encoder(batches, config, table, training, progress, options.device)
+    if start is not None and start.config != config:
+        raise ConfigError(f"{options.start}: of other sizes or classes than the edition has")
+    encoder = train_text_encoder(batches, config, table, training, progress, options.device, start)
     path = options.out / "text.safetensors"
     save_text_encoder(encoder, path)
     listing = json.dumps(edition.listing(), indent=1, ensure_ascii=False)
