@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from streamer_kernels.bench_lines import PARTS, Line
+from streamer_kernels.faults import ITSELF, OVER
 from streamer_kernels.memory import Memory
 
 from streamer.bench import gpu
@@ -71,7 +72,7 @@ def write_kernels(out: Path) -> None:
         for name in ("qkv", "o", "ffn up", "ffn down")
     ]
     for part, lines in (("attention", attention), ("products", products)):
-        told = {"device": "toy", "lines": [asdict(line) for line in lines]}
+        told = {"device": "toy", "is_complete": True, "lines": [*map(asdict, lines)]}
         (out / f"{part}.json").write_text(json.dumps(told))
 
 
@@ -118,6 +119,31 @@ def test_half_of_a_run_has_a_report_too(tmp_path: Path):
     assert "assumed 500" in said
     assert "the ladder" not in said
     assert Findings(tmp_path).products(9360, "torch") is None
+
+
+@pytest.mark.parametrize(
+    ("is_complete", "last", "not_used", "not_measured"),
+    [
+        (True, ("rope", "triton", "wrong: so"), "rope, triton: wrong: so", None),
+        (False, ("rope", "triton", OVER), None, "rows: cut off by the time; the rest was not me"),
+        (False, (ITSELF, "-", "it ended with 7"), f"{ITSELF}, -: it ended with 7", None),
+    ],
+)
+def test_what_the_time_cut_off_is_not_a_fault(
+    tmp_path: Path,
+    is_complete: bool,
+    last: tuple[str, str, str],
+    not_used: str | None,
+    not_measured: str | None,
+):
+    work, backend, fault = last
+    lines = [Line("modulate", "triton", 1.0), Line(work, backend, None, fault=fault)]
+    told = {"is_complete": is_complete, "lines": [asdict(line) for line in lines]}
+    (tmp_path / "rows.json").write_text(json.dumps(told))
+    said = report(tmp_path, [])
+    for heading, expected in (("not used", not_used), ("not measured", not_measured)):
+        assert (heading in said) == (expected is not None)
+        assert expected is None or f"{heading}\n  {expected}" in said
 
 
 TRIES = """
