@@ -27,6 +27,7 @@ import torch
 
 from streamer_kernels.bench_lines import PARTS, Line, Part, run, with_speedups
 from streamer_kernels.choose import is_lost
+from streamer_kernels.faults import ITSELF, OVER, SPOILED
 from streamer_kernels.timing import DeviceTimer
 
 NEEDS_GPU = (
@@ -38,7 +39,8 @@ PATIENCE_S = 60.0
 """A process that has said nothing for so long hangs.  Compiling a kernel takes seconds."""
 LOST = 3
 """How a measuring process ends when a kernel has spoiled the device for it."""
-SPOILED = "spoiled the device for its process"
+INTERRUPTED = 130
+"""How this one ends after Ctrl-C or SIGTERM."""
 
 Pair = tuple[str, str]
 """A work and a backend."""
@@ -78,7 +80,7 @@ class Measured:
         """The process is gone; whether another one can go on behind what it was trying."""
         pair = self.trying
         if pair is None:
-            self.lines.append(Line("the benchmark itself", "-", None, fault=reason))
+            self.lines.append(Line(ITSELF, "-", None, fault=reason))
             return False
         if pair not in [(line.work, line.backend) for line in self.lines]:
             self.lines.append(Line(*pair, None, fault=reason))
@@ -115,7 +117,7 @@ def supervise(
             keep(measured, True)
             return measured
         is_over = time.monotonic() >= until
-        can_go_on = measured.lose("the time was over" if is_over else reason)
+        can_go_on = measured.lose(OVER if is_over else reason)
         keep(measured, False)
         if is_over or not can_go_on:
             return measured
@@ -263,7 +265,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = [sys.executable, "-m", "streamer_kernels.bench", "--measure"]
     for part in parts:
         command += ["--part", part]
-    measured = supervise(command, keep, within_s=options.within)
+    # What ends this process from outside ends what it has started, too.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        measured = supervise(command, keep, within_s=options.within)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"{measured.device}, {measured.versions}")
     print(table(with_speedups(measured.lines)))
     return int(any(_is_our_fault(line) for line in measured.lines))

@@ -27,7 +27,7 @@ from streamer_kernels.attend_library import (
     torch_flash,
     with_one_pass,
 )
-from streamer_kernels.memory import Memory
+from streamer_kernels.memory import REFERENCE, Memory
 from streamer_kernels.timing import DeviceTimer, Timer
 from streamer_kernels.workload import Attention, Shape, Work, row_works
 
@@ -72,12 +72,14 @@ class Result:
     """What became of a candidate for one operation.
 
     fault: why it is not used; None when it is right.  milliseconds: None when it was not timed.
+    is_left_out: it was not even tried, since an earlier process did not survive that.
     """
 
     name: str
     milliseconds: float | None = None
     error: float | None = None
     fault: str | None = None
+    is_left_out: bool = False
 
     @property
     def is_offered(self) -> bool:
@@ -129,6 +131,8 @@ def is_lost(device: torch.device) -> bool:
         return False
     try:
         torch.ones(1, device=device).item()
+    except torch.OutOfMemoryError:
+        return False  # Full, perhaps of what others keep there; it answers.
     except RuntimeError:
         return True
     return False
@@ -150,30 +154,34 @@ def choose(
     """
     group = "+".join(fields)
     fatal, remembered = memory.fatal(group), memory.recall(group)
+    left_out = [_left_out(each.name, fatal[each.name]) for each in candidates if each.name in fatal]
+    for result in left_out:
+        _log_fault(fields, result)
 
-    def attempt(
-        candidate: Candidate, timer: Timer | None
-    ) -> tuple[Result, Mapping[str, Operation]]:
-        if candidate.name in fatal:
-            fault = (
-                f"an earlier process did not survive it; delete {fatal[candidate.name]} to try it "
-                "again"
-            )
-            return Result(candidate.name, fault=fault), {}
-        memory.begin(group, candidate.name)
+    def attempt(candidate: Candidate, timer: Timer | None) -> Examined:
+        for result in left_out:
+            if result.name == candidate.name:
+                return result, {}
+        is_reference = candidate.name == REFERENCE
+        note = None if is_reference else memory.begin(group, candidate.name)
         try:
             found = examine(candidate, fields, checks, timer, tolerance)
         finally:
-            memory.end()
+            memory.end(note)
         if found[0].fault is not None and is_lost(checks[0].expected[0].device):
-            memory.condemn(group, candidate.name)
+            way_out = "start again"
+            if not is_reference:
+                memory.condemn(group, candidate.name)
+                way_out = "start again: it will be left out"
             raise DeviceLostError(
                 f"the backend {candidate.name} has spoiled the device with {group} "
-                f"({found[0].fault}); start again: it will be left out"
+                f"({found[0].fault}); {way_out}"
             )
+        if found[0].fault is None:
+            memory.acquit(group, candidate.name)
         return found
 
-    known = [each for each in candidates if each.name == remembered]
+    known = [each for each in candidates if each.name == remembered and each.name not in fatal]
     for candidate in known:
         result, operations = attempt(candidate, None)
         if result.fault is None:
@@ -185,7 +193,7 @@ def choose(
     examined = [each for each in tried if each[0].is_offered]
     results = tuple(result for result, _ in examined)
     for result in results:
-        if result.fault is not None:
+        if result.fault is not None and not result.is_left_out:
             _log_fault(fields, result)
     right = [
         (result.milliseconds, index)
@@ -199,6 +207,12 @@ def choose(
     choice = Choice(fields, results[best].name, results)
     _log(choice)
     return choice, examined[best][1]
+
+
+def _left_out(name: str, notes: Sequence[Path]) -> Result:
+    files = " and ".join(map(str, notes))
+    fault = f"an earlier process did not survive it; delete {files} to try it again"
+    return Result(name, fault=fault, is_left_out=True)
 
 
 def examine(
@@ -252,11 +266,15 @@ def _log(choice: Choice) -> None:
 
 
 def _log_fault(fields: tuple[str, ...], result: Result) -> None:
-    is_wrong = result.error is not None
+    level, event = logging.INFO, "kernel_absent"
+    if result.is_left_out:
+        level, event = logging.WARNING, "kernel_left_out"
+    elif result.error is not None:
+        level, event = logging.WARNING, "kernel_wrong"
     logger.log(
-        logging.WARNING if is_wrong else logging.INFO,
+        level,
         "event=%s op=%s backend=%s fault=%r",
-        "kernel_wrong" if is_wrong else "kernel_absent",
+        event,
         "+".join(fields),
         result.name,
         result.fault,
@@ -293,7 +311,7 @@ def candidates_at_hand() -> list[Candidate]:
         return {"linear_gelu": linear_gelu_epilogue}
 
     return [
-        Candidate("torch", lambda: _by_field(load_ops("torch"))),
+        Candidate(REFERENCE, lambda: _by_field(load_ops("torch"))),
         Candidate("triton", lambda: _without_attention(load_ops("triton"))),
         Candidate("triton-pointer", attention("pointer")),
         Candidate("triton-hopper", attention("hopper")),

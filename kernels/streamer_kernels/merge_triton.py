@@ -1,7 +1,7 @@
 """merge, the Triton twin of `merge.py`: two parts in one pass over memory.
 
 PyTorch's operators take eight passes over tensors in float32, which for sinks in every layer of
-every pass is a twentieth of a block.
+every pass is, by the bytes, about a twentieth of a block.
 """
 
 # Kernel arguments are Triton's own values, for which there are no Python types.

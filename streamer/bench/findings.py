@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from streamer_kernels.faults import ITSELF, OVER
+
 from streamer.bench.gpu_stages import COMPARED, FUSED, KERNELS, Asked
 from streamer.bench.ladder import (
     ATTENTION_RATES,
@@ -23,6 +25,7 @@ from streamer.bench.stages import Outcome
 
 PER_LAYER = {"qkv": 1, "o": 3, "ffn up": 1, "ffn down": 1}
 """How often a layer takes each measured product; the two of cross-attention are as large as `o`."""
+KERNEL_PARTS = ("attention", "products", "rows")
 
 
 class Findings:
@@ -88,7 +91,7 @@ def report(out: Path, outcomes: Sequence[Outcome]) -> str:
     """What was found, for people: stages, rates, decoders, the ladder, and what was not used."""
     found = Findings(out)
     parts = [["stages", *(f"  {each}" for each in outcomes)], _rates(found), _decoders(found)]
-    parts += [_ladder(found), _fourteen(found), _faults(found)]
+    parts += [_ladder(found), _fourteen(found), _faults(found), _cut_off(found)]
     return "\n\n".join("\n".join(part) for part in parts if len(part) > 1) + "\n"
 
 
@@ -160,10 +163,21 @@ def _fourteen(found: Findings) -> list[str]:
 
 def _faults(found: Findings) -> list[str]:
     lines = ["not used"]
-    for part in ("attention", "products", "rows"):
+    for part in KERNEL_PARTS:
         lines += [
             f"  {line['work']}, {line['backend']}: {line['fault']}"
             for line in found.lines(part)
-            if line["fault"] is not None
+            if line["fault"] not in (None, OVER)
         ]
+    return lines
+
+
+def _cut_off(found: Findings) -> list[str]:
+    lines = ["not measured"]
+    for part in KERNEL_PARTS:
+        told = found.read(part)
+        # One that could not even begin is among the faults.
+        has_failed = any(line["work"] == ITSELF for line in found.lines(part))
+        if isinstance(told, dict) and not told["is_complete"] and not has_failed:
+            lines.append(f"  {part}: cut off by the time; the rest was not measured")
     return lines

@@ -20,6 +20,8 @@ from streamer.bench.stages import Outcome, run_stages
 
 ENOUGH_S = 530.0
 """Under nine minutes."""
+HANGS_S = 30.0
+"""A backend tried for so long when its stage was killed hangs; compiling one takes seconds."""
 
 
 def bench_gpu(out: Path, total_s: float = ENOUGH_S) -> list[Outcome]:
@@ -42,8 +44,11 @@ def bench_gpu(out: Path, total_s: float = ENOUGH_S) -> list[Outcome]:
         (out / "report.txt").write_text(report(out, outcomes), encoding="utf-8")
         print(outcomes[-1], file=sys.stderr, flush=True)
 
-    def learn() -> str:
-        names = condemn_hanging(choices)
+    def learn(outcome: Outcome) -> str:
+        # What ended by itself has crashed; what was killed may only have been late, and what
+        # earlier stages were trying was judged then.
+        least_s = HANGS_S if outcome.ending == "too long" else 0.0
+        names = condemn_hanging(choices, least_s, outcome.spent_s)
         return f"it was trying {', '.join(names)}, which is left out from now on" if names else ""
 
     return run_stages(

@@ -63,6 +63,10 @@ class Outcome:
         return f"{told}: {self.said}" if self.said else told
 
 
+def _learn_nothing(outcome: Outcome) -> str:
+    return ""
+
+
 def run_stages(
     stages: Sequence[Stage],
     out: Path,
@@ -70,7 +74,7 @@ def run_stages(
     keep: Callable[[Sequence[Outcome]], None],
     *,
     environment: Mapping[str, str],
-    on_failure: Callable[[], str] = str,
+    on_failure: Callable[[Outcome], str] = _learn_nothing,
 ) -> list[Outcome]:
     """Run all, each in what is left of the time, and give what became of them.
 
@@ -91,7 +95,7 @@ def run_stages(
             outcome = _run(stage, out, limit_s, environment)
             if outcome.ending == "done":
                 break
-            if learnt := on_failure():
+            if learnt := on_failure(outcome):
                 outcome = replace(outcome, said=f"{outcome.said}; {learnt}")
             elif outcome.ending == "too long":
                 break  # The next try would be no quicker.

@@ -99,6 +99,10 @@ def bench(
     made: BenchReport | Comparison | Flatness
     if compare is not None and is_flat:
         raise ConfigError("--compare and --flat are two questions; ask one at a time")
+    if within is not None and is_flat:
+        raise ConfigError(
+            "--within and --flat: a flat run is as long as --blocks says; leave --within out"
+        )
     if compare is not None:
         first, second = (Settings.parse(text).over(settings) for text in compare)
         made = run_interruptibly(run.compare(config, (first, second), blocks or BLOCKS, limit_s))

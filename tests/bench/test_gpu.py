@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from streamer_kernels.bench_lines import PARTS, Line
+from streamer_kernels.faults import ITSELF, OVER
 from streamer_kernels.memory import Memory
 
 from streamer.bench import gpu
@@ -71,7 +72,7 @@ def write_kernels(out: Path) -> None:
         for name in ("qkv", "o", "ffn up", "ffn down")
     ]
     for part, lines in (("attention", attention), ("products", products)):
-        told = {"device": "toy", "lines": [asdict(line) for line in lines]}
+        told = {"device": "toy", "is_complete": True, "lines": [*map(asdict, lines)]}
         (out / f"{part}.json").write_text(json.dumps(told))
 
 
@@ -120,6 +121,71 @@ def test_half_of_a_run_has_a_report_too(tmp_path: Path):
     assert Findings(tmp_path).products(9360, "torch") is None
 
 
+@pytest.mark.parametrize(
+    ("is_complete", "last", "not_used", "not_measured"),
+    [
+        (True, ("rope", "triton", "wrong: so"), "rope, triton: wrong: so", None),
+        (False, ("rope", "triton", OVER), None, "rows: cut off by the time; the rest was not me"),
+        (False, (ITSELF, "-", "it ended with 7"), f"{ITSELF}, -: it ended with 7", None),
+    ],
+)
+def test_what_the_time_cut_off_is_not_a_fault(
+    tmp_path: Path,
+    is_complete: bool,
+    last: tuple[str, str, str],
+    not_used: str | None,
+    not_measured: str | None,
+):
+    work, backend, fault = last
+    lines = [Line("modulate", "triton", 1.0), Line(work, backend, None, fault=fault)]
+    told = {"is_complete": is_complete, "lines": [asdict(line) for line in lines]}
+    (tmp_path / "rows.json").write_text(json.dumps(told))
+    said = report(tmp_path, [])
+    for heading, expected in (("not used", not_used), ("not measured", not_measured)):
+        assert (heading in said) == (expected is not None)
+        assert expected is None or f"{heading}\n  {expected}" in said
+
+
+TRIES = """
+import os, time
+from streamer_kernels.memory import Memory, default_path
+Memory(default_path(), "key").begin("attend", "triton-hopper")
+END
+"""
+
+
+@pytest.mark.parametrize(
+    ("hangs_s", "end", "ending", "is_left_out"),
+    [
+        (60.0, "time.sleep(600)", "too long", False),
+        (1.0, "time.sleep(600)", "too long", True),
+        (60.0, "os.abort()", "failed", True),
+    ],
+)
+def test_a_stage_that_was_only_late_condemns_no_backend(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hangs_s: float,
+    end: str,
+    ending: str,
+    is_left_out: bool,
+):
+    def toy(name: str, code: str) -> Stage:
+        return Stage(name, "", (sys.executable, "-c", code), 8.0, 0.0, f"{name}.json")
+
+    # The second stage fails for reasons of its own, while the note of the first lies there.
+    toys = [toy("bf16", TRIES.replace("END", end)), toy("fp8", "raise SystemExit(1)")]
+    monkeypatch.setattr(gpu, "stages", lambda out: toys)
+    monkeypatch.setattr(gpu, "HANGS_S", hangs_s)
+    outcomes = bench_gpu(tmp_path, 60.0)
+    assert [each.ending for each in outcomes] == [ending, "failed"]
+    said = ["triton-hopper, which is left out from now on" in each.said for each in outcomes]
+    assert said == [is_left_out, False]
+    choices = tmp_path / "cache" / "streamer" / "kernels.json"
+    assert len(list(choices.parent.glob("kernels.trying-*"))) == 1
+    assert ("triton-hopper" in Memory(choices, "key").fatal("attend")) == is_left_out
+
+
 def test_a_run_keeps_what_it_found_and_learns_from_what_it_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -133,6 +199,7 @@ def test_a_run_keeps_what_it_found_and_learns_from_what_it_killed(
         Stage("products", "", (sys.executable, "-c", "print(1)"), 20.0, 0.0, "printed"),
     ]
     monkeypatch.setattr(gpu, "stages", lambda out: toys)
+    monkeypatch.setattr(gpu, "HANGS_S", 0.0)
     (tmp_path / "products.json").write_text("from an earlier run")
     outcomes = bench_gpu(tmp_path, 60.0)
     assert [each.ending for each in outcomes] == ["too long", "done"]

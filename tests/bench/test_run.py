@@ -86,6 +86,7 @@ def test_a_real_long_stream_is_compared_with_its_beginning():
     [
         (["--config", "pattern", "--window", "90", "--blocks", "5"], "at least 32 are needed"),
         (["--config", "pattern", "--flat", "--compare", "a", "b"], "ask one at a time"),
+        (["--config", "pattern", "--flat", "--within", "9"], "leave --within out"),
         (["--config", "pattern", "--compare", "fps=3", ""], "'fps=3' cannot be read"),
     ],
 )

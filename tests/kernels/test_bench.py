@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from streamer_kernels import Ops, bench, load_ops
@@ -159,6 +162,36 @@ def test_what_a_process_ends_with_is_named_and_the_rest_is_measured(
     # What was found is kept at once, not at the end.
     assert kept[:2] == [(1, False), (2, False)]
     assert kept[-1] == (3, True)
+
+
+SUPERVISOR = """
+import sys, torch
+from streamer_kernels import bench
+torch.cuda.is_available = lambda: True
+real, child = bench.supervise, [sys.executable, "-c", CHILD]
+bench.supervise = lambda command, keep, **limits: real(child, keep, **limits)
+raise SystemExit(bench.main([]))
+"""
+HANGS = "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(600)"
+
+
+def test_what_ends_the_benchmark_ends_its_measuring_process_too() -> None:
+    """It has a session of its own, so a signal to the benchmark's group does not reach it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR.replace("CHILD", repr(HANGS))],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as supervisor:
+        assert supervisor.stderr is not None
+        measuring = psutil.Process(int(supervisor.stderr.readline()))
+        supervisor.send_signal(signal.SIGTERM)
+        try:
+            # It is the benchmark that ends it and waits for it.
+            assert supervisor.wait(60) == bench.INTERRUPTED
+            assert not measuring.is_running()
+        finally:
+            if measuring.is_running():
+                measuring.kill()
 
 
 def test_when_the_time_is_over_what_was_found_stays() -> None:

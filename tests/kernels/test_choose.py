@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -256,7 +257,7 @@ def test_another_shape_or_other_backends_are_measured_anew(tmp_path: Path) -> No
 
 
 def test_what_spoils_the_device_is_left_out_from_then_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A CUDA device answers no more after a kernel that read where it must not."""
     path, spoiled = tmp_path / "kernels.json", []
@@ -274,7 +275,46 @@ def test_what_spoils_the_device_is_left_out_from_then_on(
     _, choice, _ = decide(candidates, path=path)
     assert choice.name == "torch"
     assert "an earlier process did not survive it; delete " in (choice.results[0].fault or "")
+    # Every later start says so, also one that remembers its choice.
+    caplog.clear()
+    _, choice, _ = decide(candidates, path=path)
+    assert choice.is_remembered
+    said = [each for each in caplog.records if "kernel_left_out" in each.getMessage()]
+    assert [each.levelname for each in said] == ["WARNING"]
+    assert "op=attend backend=wild fault='an earlier process" in said[0].getMessage()
     assert not spoiled
+
+
+def test_the_reference_is_never_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kernels.json"
+    monkeypatch.setattr(choose, "_key", lambda *arguments: "here")
+    leave_note(path, "torch")
+    leave_note(path, "torch")
+    assert condemn_hanging(path) == []
+    Memory(path, "here").condemn("attend", "torch")
+    notes = set(tmp_path.iterdir())
+
+    def attend(*arguments: Any) -> Tensor:
+        assert set(tmp_path.iterdir()) == notes
+        return LIBRARY.attend(*arguments)
+
+    tried = {**reference().load(), "attend": attend}
+    _, choice, _ = decide([Candidate("torch", lambda: tried)], path=path)
+    assert choice.results[0].fault is None
+
+
+def test_a_full_device_is_not_a_spoiled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[Exception] = [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+    ]
+
+    def ones(*arguments: Any, **options: Any) -> Tensor:
+        raise raised.pop(0)
+
+    monkeypatch.setattr(torch, "ones", ones)
+    device = torch.device("cuda")
+    assert [choose.is_lost(device), choose.is_lost(device)] == [False, True]
 
 
 def ended_process() -> int:
@@ -284,51 +324,83 @@ def ended_process() -> int:
     return ended.pid
 
 
+def leave_note(path: Path, name: str, pid: int | None = None) -> Path:
+    """What is left of a process that was ended while it tried a backend for attention."""
+    memory = Memory(path, "here")
+    note = memory.begin("attend", name)
+    assert note is not None
+    pid = ended_process() if pid is None else pid
+    left = note.rename(note.with_suffix(re.sub(r"trying-\d+-", f"trying-{pid}-0", note.suffix)))
+    memory.end(note)
+    return left
+
+
 def test_what_processes_end_with_is_left_out_after_the_second(tmp_path: Path) -> None:
     path = tmp_path / "kernels.json"
-    memory, note = Memory(path, "here"), path.with_suffix(f".trying-{os.getpid()}")
-    memory.begin("attend", "hangs")
-    note.rename(path.with_suffix(f".trying-{ended_process()}"))
+    memory = Memory(path, "here")
+    first = leave_note(path, "hangs")
     assert memory.fatal("attend") == {}
-    memory.begin("attend", "hangs")
-    note.rename(second := path.with_suffix(f".trying-{ended_process()}"))
-    found = memory.fatal("attend")
-    assert set(found) == {"hangs"}
-    assert second in path.parent.iterdir()
+    second = leave_note(path, "hangs")
+    assert {name: set(files) for name, files in memory.fatal("attend").items()} == {
+        "hangs": {first, second}
+    }
     assert memory.fatal("modulate") == Memory(path, "there").fatal("attend") == {}
+
+
+def test_a_process_of_the_same_number_leaves_earlier_notes_alone(tmp_path: Path) -> None:
+    """In a container every start has nearly the same number."""
+    path = tmp_path / "kernels.json"
+    memory = Memory(path, "here")
+    memory.condemn("modulate", "triton")
+    leave_note(path, "hangs", os.getpid())
+    leave_note(path, "hangs", os.getpid())
+    memory.end(memory.begin("attend", "cudnn"))
+    assert set(memory.fatal("modulate")) == {"triton"}
+    assert set(memory.fatal("attend")) == {"hangs"}
+
+
+def test_who_finds_a_backend_right_clears_it_of_suspicion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kernels.json"
+    monkeypatch.setattr(choose, "_key", lambda *arguments: "here")
+    candidates = [reference(), attention("fast", LIBRARY.attend)]
+    suspected, other = leave_note(path, "fast"), leave_note(path, "slow")
+    decide(candidates, path=path)
+    assert not suspected.exists()
+    assert other.exists()
 
 
 def test_one_killed_process_is_enough_where_it_is_known_to_have_hung(tmp_path: Path) -> None:
     path = tmp_path / "kernels.json"
-    memory = Memory(path, "here")
-    memory.begin("attend", "hangs")
-    note = path.with_suffix(f".trying-{os.getpid()}")
-    note.rename(path.with_suffix(f".trying-{ended_process()}"))
+    leave_note(path, "hangs")
+    # One that had just begun may only have been late.
+    assert condemn_hanging(path, least_s=600.0) == []
     assert condemn_hanging(path) == ["hangs"]
-    assert set(memory.fatal("attend")) == {"hangs"}
+    assert set(Memory(path, "here").fatal("attend")) == {"hangs"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_a_process_whose_end_nobody_has_asked_for_has_ended_too(tmp_path: Path) -> None:
     path = tmp_path / "kernels.json"
-    memory = Memory(path, "here")
-    memory.condemn("attend", "hangs")
     ended = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
     assert ended.stdout is not None
     ended.stdout.read()  # until it has ended
-    note = path.with_suffix(f".trying-{ended.pid}")
-    path.with_suffix(f".trying-{os.getpid()}").rename(note)
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-    assert set(memory.fatal("attend")) == {"hangs"}
+    leave_note(path, "hangs", ended.pid)
+    assert condemn_hanging(path) == ["hangs"]
     ended.communicate()
 
 
 def test_what_another_process_tries_right_now_is_not_suspected(tmp_path: Path) -> None:
     path = tmp_path / "kernels.json"
     memory = Memory(path, "here")
-    memory.condemn("attend", "slow")
-    path.with_suffix(f".trying-{os.getpid()}").rename(path.with_suffix(f".trying-{os.getppid()}"))
+    note = memory.begin("attend", "slow")
+    for _ in range(2):
+        leave_note(path, "slow", os.getppid())
     assert memory.fatal("attend") == {}
+    assert condemn_hanging(path) == []
+    memory.end(note)
 
 
 def test_after_every_try_the_note_is_gone(tmp_path: Path) -> None:
@@ -339,7 +411,8 @@ def test_after_every_try_the_note_is_gone(tmp_path: Path) -> None:
         return LIBRARY.attend(*arguments)
 
     decide([reference(), attention("fast", attend)], path=tmp_path / "kernels.json")
-    assert seen[0] == [f"kernels.trying-{os.getpid()}"]
+    (name,) = seen[0]
+    assert re.fullmatch(rf"kernels\.trying-{os.getpid()}-[0-9a-f]{{8}}", name)
     assert [each.name for each in tmp_path.iterdir()] == ["kernels.json"]
 
 
