@@ -208,7 +208,8 @@ class Playout:
 
     Owner: LiveStream, on the event loop, for the life of the stream.  One task makes blocks
     (`wait_for_room`, `put`), one takes frames (`frames`).  It never polls: waiting ends when a
-    frame leaves, a block arrives, or somebody pauses, resumes, clears or closes.
+    frame leaves, a block arrives, somebody pauses, resumes, clears or closes, or when the time has
+    come.
     """
 
     def __init__(
@@ -235,7 +236,8 @@ class Playout:
     async def wait_for_room(self) -> None:
         """Return when the next block should be started.
 
-        While paused there is no room.  After `close` it returns at once and `put` drops the block.
+        While paused there is no room.  After `close` it returns, up to a frame later when it waits
+        for a time, and `put` drops the block.
         """
         while not self._closed:
             wait_s = self._left_s() - self.lead_s

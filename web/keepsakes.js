@@ -1,6 +1,6 @@
 /**
- * What the viewer takes away, or sends elsewhere: pictures, clips, recordings, publications.  Each is asked of the server, told in a
- * notice, and given to the browser to save.
+ * What the viewer takes away, or sends elsewhere: pictures, clips, recordings, publications.  Each
+ * is asked of the server, told in a notice, and given to the browser to save.
  */
 
 import * as api from "./api.js";
@@ -45,7 +45,7 @@ export class Keepsakes {
       const publications = await api.publications({ stream, token });
       if (stream === this.#identity().stream) this.#dispatch({ type: "published", publications });
     } catch (error) {
-      console.warn("the recordings are not known:", error);
+      console.warn("recordings and publications are not known:", error);
     }
   }
 

@@ -16,15 +16,8 @@ const KEPT = 256;
 /** Stages shorter than this are left out, in ms. */
 const WORTH_TELLING_MS = 1;
 
-/** @type {[keyof Stages, string][]} */
-const NAMES = [
-  ["wait", "wait"],
-  ["text", "text"],
-  ["block", "block"],
-  ["decode", "decode"],
-  ["queue", "queue"],
-  ["encode", "encode"],
-];
+/** In their order, under the names that people read. @type {(keyof Stages)[]} */
+const STAGES = ["wait", "text", "block", "decode", "queue", "encode"];
 
 /** @param {readonly Way[]} ways @param {Way} way @returns {Way[]} */
 export function withWay(ways, way) {
@@ -48,7 +41,7 @@ export function spreadWords(ways) {
  */
 export function stagesOf({ latencyMs, stages }) {
   if (stages === null) return [];
-  const known = NAMES.map(([key, name]) => ({ name, ms: stages[key] }));
+  const known = STAGES.map((name) => ({ name, ms: stages[name] }));
   const rest = latencyMs - known.reduce((sum, { ms }) => sum + ms, 0);
   return [...known, { name: "screen", ms: rest }].filter(({ ms }) => ms >= WORTH_TELLING_MS);
 }

@@ -178,7 +178,7 @@ export function reduce(state, event) {
     case "recorded":
       return { ...state, recordings: event.recordings };
     case "published":
-      return { ...state, publications: event.publications };
+      return { ...state, publications: event.publications.filter(isStanding) };
     case "noticed":
       return { ...state, notice: event.notice };
     case "failed":
@@ -248,7 +248,7 @@ function receive(state, message, nowMs) {
     case "recording":
       return { ...state, recordings: withOne(state.recordings, message) };
     case "publication":
-      return { ...state, publications: withOne(state.publications, message) };
+      return { ...state, publications: withOne(state.publications, message).filter(isStanding) };
     case "pong":
       return state;
     case "error":
@@ -373,6 +373,15 @@ function directed(state, token) {
 function withOne(known, told) {
   if (!known.some(({ id }) => id === told.id)) return [...known, told];
   return known.map((each) => (each.id === told.id ? told : each));
+}
+
+/**
+ * One that was ended is nothing to look after any more.
+ *
+ * @param {import("./protocol.js").Publication} publication
+ */
+function isStanding({ state }) {
+  return state !== "ended";
 }
 
 /**

@@ -10,6 +10,8 @@ import asyncio
 import logging
 import os
 import random
+import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -84,6 +86,7 @@ class Publisher:
         self._codecs = list(codecs)
         self._on_changed, self._sleep, self._spread = on_changed, sleep, spread
         self._transport = transport
+        self._told: tuple[State, str] | None = None
         self._retry_at: float | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -96,8 +99,7 @@ class Publisher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self.state != "refused":
-            self._set("ended", "")
+        self._set("ended", "")
 
     def told(self) -> PublishState:
         """How it goes, for people."""
@@ -119,8 +121,7 @@ class Publisher:
                 self._set("refused", str(error))
                 return
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                place = urlsplit(self.url).netloc.rpartition("@")[2]
-                reason = f"{place} cannot be reached ({_cause(error)}); does a server run there?"
+                reason = _unreachable(self.url, _root(error))
             except (httpx.HTTPError, OSError, TimeoutError, _RetryError) as error:
                 reason = str(error) or type(error).__name__
             if loop.time() - began_s > STEADY_S:
@@ -223,8 +224,8 @@ class Publisher:
                 return f"no connection within {CONNECT_LIMIT_S:g} s"
 
     def _set(self, state: State, detail: str) -> None:
-        if (state, detail) != (self.state, self.detail):
-            self.state, self.detail = state, detail
+        if (state, detail) != self._told:
+            self.state, self.detail = self._told = state, detail
             self._on_changed()
 
 
@@ -258,15 +259,27 @@ def _agreed(negotiated: Sequence[object], codecs: Sequence[Codec]) -> Codec:
     raise PublishError(f"the far end takes none of {', '.join(codecs)}")
 
 
-def _cause(error: BaseException) -> str:
-    """What the system said first; httpx tells only that it failed."""
+def _root(error: BaseException) -> BaseException:
+    """What happened first; httpx tells only that it failed."""
     while isinstance(following := error.__cause__ or error.__context__, Exception):
         error = following
-    if isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)  # asyncio has another text, with the address in it
-    return str(error) or type(error).__name__
+    return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
+
+
+def _unreachable(url: str, cause: BaseException) -> str:
+    """Why nothing could be sent to an address, and what to look at."""
+    place = urlsplit(url).netloc.rpartition("@")[2]
+    if isinstance(cause, ssl.SSLError):  # somebody is there; its errno is none of the system's
+        return f"{place} cannot be reached ({cause})"
+    if isinstance(cause, TimeoutError) and cause.errno is None:
+        told = "no answer in time"
+    elif isinstance(cause, socket.gaierror):
+        told = cause.strerror or str(cause)
+    elif isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        told = os.strerror(cause.errno)  # asyncio has another text, with the address in it
+    else:
+        told = str(cause) or type(cause).__name__
+    return f"{place} cannot be reached ({told}); does a server run there?"
 
 
 async def _delete(http: httpx.AsyncClient, session: str) -> None:

@@ -214,7 +214,7 @@ def _health_routes(house: House) -> APIRouter:
 
 def _stream_routes(house: House) -> APIRouter:
     problems: dict[int | str, dict[str, Any]] = {
-        code: {"model": Problem} for code in (400, 403, 404, 409, 413, 503)
+        code: {"model": Problem} for code in (400, 403, 404, 409, 413, 415, 503)
     }
     in_line: dict[int | str, dict[str, Any]] = {202: {"model": WaitingPlace}}
     router = APIRouter(prefix="/api/streams", tags=["streams"], responses=problems)
@@ -328,8 +328,10 @@ def _answer_errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         fault = error.errors()[0]
         found = request.headers.get("content-type", "")
-        if fault["loc"] == ("body",) and "json" not in found:
-            text = f"the body is {found or 'of no stated type'!r}; send application/json"
+        is_absent = fault["type"] == "missing" and not found
+        if fault["loc"] == ("body",) and "json" not in found.lower() and not is_absent:
+            said = repr(found) if found else "of no stated type"
+            text = f"the body is {said}; send application/json"
             return _problem(MediaTypeError.http_status, MediaTypeError.code, text)
         if fault["type"] == "json_invalid":
             text = f"the body is not JSON: {fault['ctx']['error']} at character {fault['loc'][-1]}"

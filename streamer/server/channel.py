@@ -54,11 +54,6 @@ class Channel:
         """Whether nothing more is read, nor told."""
         return self._closing.is_set()
 
-    @property
-    def num_waiting(self) -> int:
-        """Messages that wait to be sent."""
-        return self._outbox.qsize()
-
     async def open(self) -> None:
         """Accept the connection, and send what is told from now on."""
         await self._socket.accept()

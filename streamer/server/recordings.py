@@ -61,11 +61,14 @@ class Recording:
     def field(self) -> RecordingField:
         """What clients are told."""
         recorder = self.recorder
+        seconds = recorder.seconds if recorder is not None else self.seconds
+        if self.state == "failed" and not self.path.is_file():
+            seconds = 0.0  # what was counted never reached the disk
         return RecordingField(
             id=self.id,
             state=self.state,
             detail=recorder.detail if recorder is not None else "",
-            seconds=round(recorder.seconds if recorder is not None else self.seconds, 2),
+            seconds=round(seconds, 2),
             url=f"/api/streams/{self.stream_id}/recordings/{self.path.name}",
         )
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -158,7 +161,73 @@ async def test_a_server_that_will_never_take_it_is_asked_once(
     assert str(status) in publisher.detail
     assert "no such key" in publisher.detail
     await publisher.stop()
-    assert (publisher.state, len(sfu.requests)) == ("refused", 1)
+    assert (publisher.state, len(sfu.requests)) == ("ended", 1)
+
+
+async def test_how_it_goes_is_told_from_the_first_attempt_to_the_end_of_a_refused_one(
+    broadcast: Broadcast,
+) -> None:
+    told: list[str] = []
+    publisher = Publisher(
+        URL,
+        broadcast,
+        transport=Sfu(lambda count: httpx.Response(403)),
+        on_changed=lambda: told.append(publisher.state),
+    )
+    publisher.begin()
+    await until(lambda: publisher.state == "refused")
+    await publisher.stop()
+    await publisher.stop()
+    assert told == ["connecting", "refused", "ended"]
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+async def in_the_clear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await writer.drain()
+    await reader.read()  # a connection closed before would be reset
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("serve", "host", "limit_s", "said"),
+    [
+        (in_the_clear, "127.0.0.1", 30, r"\(\[SSL.*\)"),
+        (silent, "127.0.0.1", 0.3, r"\(no answer in time\); does a server run there\?"),
+        (silent, "sfu.invalid", 30, r"\(Name or service not known\); does a server run there\?"),
+    ],
+)
+async def test_why_a_server_cannot_be_reached_is_told_in_words(
+    broadcast: Broadcast,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+    host: str,
+    limit_s: float,
+    said: str,
+) -> None:
+    look_up = socket.getaddrinfo
+
+    def look_up_here(name: Any, *given: Any, **named: Any) -> Any:
+        if name in ("sfu.invalid", b"sfu.invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(name, *given, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
+    monkeypatch.setattr("streamer.delivery.whip.ANSWER_LIMIT_S", limit_s)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    place = f"{host}:{server.sockets[0].getsockname()[1]}"
+    transport = httpx.AsyncHTTPTransport()
+    publisher = Publisher(f"https://{place}/whip", broadcast, transport=transport)
+    publisher.begin()
+    await until(lambda: publisher.state == "waiting")
+    assert re.fullmatch(re.escape(place) + " cannot be reached " + said, publisher.detail)
+    await publisher.stop()
+    server.close()
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,7 @@ def judge(seen: Sequence[Shown], blocks: Sequence[Made]) -> Judged:
 class Report:
     """One measurement.  Counts of the browser's own are of the judged time alone.
 
+    nacks_ever: also those before the judged time.
     target_ms: for how long the page wanted pictures held back at least, at the end.
     load: processes that wanted a processor, in the mean of the last minute, at the end.
     """
@@ -202,6 +203,7 @@ class Report:
     pause_count: int
     packets_lost: int
     nacks: int
+    nacks_ever: int
     plis: int
     jitter_buffer_ms: float
     target_ms: float
@@ -296,6 +298,7 @@ def _report(
         pause_count=int(grown("pauseCount")),
         packets_lost=int(grown("packetsLost")),
         nacks=int(grown("nackCount")),
+        nacks_ever=int(after.get("nackCount", 0)),
         plis=int(grown("pliCount")),
         jitter_buffer_ms=round(1000 * held_s, 1),
         target_ms=target_ms,

@@ -67,12 +67,13 @@ def test_uneven_blocks_are_shown_evenly_and_soon(browser: Any) -> None:
     made = watch(browser, Arrival(block_s=0.4, jitter_s=0.03), 8.0, settle_s=4.0)
     judged = made.judged
     assert judged.backwards == 0
-    assert made.packets_lost > 0 or made.target_ms == 0, "nobody waits for what is not lost"
+    # (A busy machine loses packets of its own, also before the judged time.)
+    assert made.nacks_ever > 0 or made.target_ms == 0, "nobody waits for what is not lost"
     assert judged.pictures > 8 * FPS / 4
     assert judged.behind_block_ms is not None
     assert judged.behind_block_ms.median > 0
-    # A queue that fills, or a browser that hoards, is more than a second behind.
-    assert judged.behind_block_ms.median < 1000
+    # A queue that fills is more than that behind after so long, at 0.75 s of video in 0.4 s.
+    assert judged.behind_block_ms.median < 2500
     if os.getloadavg()[0] < 0.8 * (os.cpu_count() or 1):
         assert made.freezes_beyond_jitter <= 1
         assert judged.behind_block_ms.median < 400

@@ -209,6 +209,8 @@ def test_the_director_sees_where_it_is_published_and_what_was_kept_of_a_failed_r
     visitor.shoot_both("panel-menu-published")
     between.say(message("publication", state="refused", detail="401 Unauthorized"))
     visitor.until("streamer.state().notice?.text.includes('401 Unauthorized')")
+    between.say(message("publication", state="ended", detail=""))
+    visitor.until("document.querySelectorAll('#publications li').length === 0")
     assert visitor.problems == []
     visitor.press("Escape")
     visitor.end()

@@ -111,6 +111,26 @@ async def test_a_body_of_another_kind_is_told_which_one_is_wanted(serve: Serve) 
     assert broken.json()["message"] == "the body is not JSON: Expecting value at character 10"
 
 
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "said"),
+    [
+        (b"x", None, 415, "the body is of no stated type; send application/json"),
+        (b"", None, 400, "body: Field required"),
+        (b"[]", "Application/JSON", 400, "body: Input should be"),
+    ],
+)
+async def test_a_body_without_a_type_or_with_it_in_capitals_is_judged_for_what_it_is(
+    serve: Serve, content: bytes, kind: str | None, status: int, said: str
+) -> None:
+    served = await serve()
+    headers = {} if kind is None else {"Content-Type": kind}
+    answer = await served.http.post("/api/streams", content=content, headers=headers)
+    assert answer.status_code == status
+    assert answer.json()["message"].startswith(said)
+    described = (await served.http.get("/openapi.json")).json()
+    assert str(status) in described["paths"]["/api/streams"]["post"]["responses"]
+
+
 async def test_a_body_without_a_stated_length_is_bounded_too(serve: Serve) -> None:
     async def chunks() -> Any:
         for _ in range(40):

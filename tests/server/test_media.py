@@ -13,7 +13,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
+from streamer.delivery.mp4 import GrowingFile
 from streamer.delivery.screenshot import read_recipe
+from streamer.delivery.subscription import Packet
+from streamer.errors import OutputError
 from streamer.stream import Script
 
 Serve = Any
@@ -88,6 +91,32 @@ async def test_a_folder_that_cannot_be_made_is_said_and_the_stream_plays_on(
     assert answer.json()["code"] == "output_unwritable"
     assert "recording_dir" in answer.json()["message"]
     await served.until_state(stream["id"], "playing")
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_a_recording_that_fails_tells_only_the_seconds_that_are_on_the_disk(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    add = GrowingFile.add
+
+    def add_one(file: GrowingFile, packet: Packet) -> None:
+        if file.num_frames > 0:
+            if not is_kept:
+                file.path.unlink()
+            raise OutputError("the disk is full")
+        add(file, packet)
+
+    monkeypatch.setattr(GrowingFile, "add", add_one)
+    served = await serve(recording_dir=str(tmp_path))
+    stream = await started(served)
+    talk = await served.talk()
+    await talk.greet(stream=stream["id"])
+    await served.http.post(f"/api/streams/{stream['id']}/recordings", headers=bearer(stream))
+    told = await talk.hear("recording", state="failed")
+    assert told["detail"] == "the disk is full"
+    assert (told["seconds"] > 0) == is_kept
+    film = await served.http.get(told["url"])
+    assert film.status_code == (200 if is_kept else 404)
 
 
 async def test_a_picture_and_the_last_seconds_are_saved(serve: Serve, tmp_path: Path) -> None:
@@ -179,6 +208,7 @@ async def test_publishing_is_begun_shown_and_ended(serve: Serve) -> None:
     assert shown["detail"] == "127.0.0.1:9 cannot be reached (Connection refused); " + (
         "does a server run there?"
     )
+    await director.hear("publication", state="connecting", attempts=1)
     told = await director.hear("publication", state="waiting")
     assert told["id"] == shown["id"]
     assert told["detail"] == shown["detail"]

@@ -489,10 +489,13 @@ async def test_a_page_of_another_site_is_closed_with_1008(serve: Serve) -> None:
 
 
 class StuckSocket:
-    """A client that says hello, then neither reads nor closes."""
+    """A client that says hello, then does not close, and reads nothing until `reads` is set."""
 
     def __init__(self) -> None:
         self.hello = ['{"type": "hello", "version": 1}']
+        self.reads = asyncio.Event()
+        self.sent: list[str] = []
+        self.closed: tuple[int, str] | None = None
 
     async def accept(self) -> None:
         pass
@@ -503,23 +506,31 @@ class StuckSocket:
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
     async def send_text(self, text: str) -> None:
-        await asyncio.Event().wait()
+        await self.reads.wait()
+        self.sent.append(text)
+
+    async def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
 
 
+@pytest.mark.parametrize("reads_at_last", [False, True])
 async def test_a_client_that_does_not_read_is_given_up_instead_of_filling_memory(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, reads_at_last: bool
 ) -> None:
-    monkeypatch.setattr(channel, "FLUSH_S", 0.01)
+    monkeypatch.setattr(channel, "FLUSH_S", 20.0 if reads_at_last else 0.01)
     config, engine = pattern_config(), FakeEngine()
     loading = LoadingEngine(
         config, engine, on_progress=lambda done, stage: None, on_failed=lambda error: None
     )
-    session = session_module.Session(
-        cast("Any", StuckSocket()), config, loading, Streams(config, loading)
-    )
+    socket = StuckSocket()
+    session = session_module.Session(cast("Any", socket), config, loading, Streams(config, loading))
     running = asyncio.ensure_future(session.run())
     await settle()
-    for number in range(channel.OUTBOX_LIMIT):
+    for number in range(channel.OUTBOX_LIMIT + 1):
         session.tell(Pong(id=number))
-        assert session._channel.num_waiting <= channel.OUTBOX_LIMIT
+    if reads_at_last:
+        socket.reads.set()
     await asyncio.wait_for(running, 30)
+    # Of all that was told no more than the one message that was under way.
+    assert len(socket.sent) == int(reads_at_last)
+    assert socket.closed == ((channel.CLOSE_GONE, "too slow") if reads_at_last else None)

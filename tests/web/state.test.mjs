@@ -492,3 +492,15 @@ test("a publication is one entry, and says how it goes and where", () => {
   const other = reduce(state, received("stream", { id: "s-other" }));
   assert.deepEqual(other.publications, [], "they belong to one stream");
 });
+
+test("a publication that was ended is no entry any more", () => {
+  const refused = received("publication", { id: "w-2", state: "refused", detail: "403" });
+  const state = after(...PLAYING, received("publication"), refused);
+  const left = reduce(state, received("publication", { id: "w-2", state: "ended", detail: "" }));
+  assert.deepEqual(left.publications.map(({ id }) => id), ["w-1"]);
+  const unknown = received("publication", { id: "w-3", state: "ended" });
+  assert.deepEqual(reduce(left, unknown).publications, left.publications);
+  const listed = [server.publication, { ...server.publication, id: "w-4", state: "ended" }];
+  const learnt = reduce(left, { type: "published", publications: listed });
+  assert.deepEqual(learnt.publications.map(({ id }) => id), ["w-1"]);
+});
