@@ -58,7 +58,7 @@ for stage in (canvas, teacher, trajectories, ode, dmd, run):
 @edition_option
 @click.option("--word-vectors", type=PathType, help="A word table or encoder made before.")
 @click.option("--start", type=PathType,
-              help="Go on from an encoder; what was trained with it reads the new one, too.")  # fmt: skip
+              help="Go on from an encoder; what was trained with it reads this one.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), default=1600, show_default=True)
 @click.option("--captions", type=click.IntRange(1), default=40_000, show_default=True)
 @click.option("--report-captions", type=click.IntRange(1), default=2000, show_default=True,
@@ -99,9 +99,7 @@ def text(
         report_captions=report_captions,
         seed=seed,
     )
-    options = TextOptions(
-        out, load_edition(edition), word_vectors, start, training, resume, device
-    )
+    options = TextOptions(out, load_edition(edition), word_vectors, training, resume, device, start)
     with progress_bar() as show:
         report = train_text(options, lambda step, loss: show(step / steps, f"loss {loss:.3f}"))
     click.echo(json.dumps(report, indent=2))

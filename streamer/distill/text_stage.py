@@ -485,17 +485,17 @@ class TextOptions:
     """A run of `train_text`.
 
     word_vectors: a word table or an encoder made before; None: one is distilled from the teacher.
-    start: an encoder to go on from, word table and all.
     is_resumed: use the word table that an earlier run left in `out`.
+    start: an encoder to go on from, word table and all.
     """
 
     out: Path
     edition: Edition
     word_vectors: Path | None = None
-    start: Path | None = None
     training: TextTraining = TextTraining()
     is_resumed: bool = False
     device: str = "cpu"
+    start: Path | None = None
 
 
 def train_text(

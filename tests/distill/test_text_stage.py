@@ -1,5 +1,6 @@
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ from streamer.models.text import (
 )
 
 SMALL = load_edition("small")
+ATTRIBUTES = SMALL.attributes
 TINY_ATTRIBUTES = (Attribute("time", ("day", "night")), Attribute("weather", ("rain", "snow")))
 NEAR = {"noon": "day", "midnight": "night", "drizzle": "rain", "blizzard": "snow"}
 TINY_TRAINING = TextTraining(steps=80, batch=32, learning_rate=4e-3)
@@ -181,6 +183,26 @@ def test_a_run_trains_saves_and_reports(tiny_table: WordTable, tmp_path: Path) -
     assert listing == SMALL.listing()
     assert report["bytes"] == (tmp_path / "out" / "text.safetensors").stat().st_size
     assert [a.name for a in encoder.config.attributes] == list(SMALL.attributes)
+
+
+def test_an_encoder_that_goes_on_from_another_keeps_what_its_free_slots_say(
+    tiny_table: WordTable, tmp_path: Path
+) -> None:
+    save_word_table(tiny_table, tmp_path / "words.safetensors")
+    training = TextTraining(num_captions=200, steps=25, batch=16, report_captions=20)
+    train_text(TextOptions(tmp_path / "a", SMALL, tmp_path / "words.safetensors", training))
+    first = tmp_path / "a" / "text.safetensors"
+    later = replace(training, seed=5)
+    train_text(TextOptions(tmp_path / "b", SMALL, training=later, start=first))
+    train_text(TextOptions(tmp_path / "c", SMALL, tmp_path / "words.safetensors", later))
+    texts = ["a day of rain", "night", "snow at noon"]
+    free = [
+        load_text_encoder(tmp_path / run / "text.safetensors").encode(texts)[:, len(ATTRIBUTES) :]
+        for run in "abc"
+    ]
+    assert (free[1] - free[0]).square().mean() < 0.5 * (free[2] - free[0]).square().mean()
+    with pytest.raises(ConfigError, match="other sizes or classes"):
+        train_text(TextOptions(tmp_path / "d", load_edition("full"), training=later, start=first))
 
 
 def test_a_resumed_run_takes_up_the_word_table_of_its_folder(
