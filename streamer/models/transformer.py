@@ -524,20 +524,17 @@ class CausalWanTransformer(nn.Module):
         return (latents - told) / sigma.repeat_interleave(num_frames // sigma.shape[1], 1)
 
     def _canvas(self, text: PromptKV, latents: Tensor) -> Tensor | None:
-        """The canvas of every token, [B, N, C * patch].
+        """The canvas of every token, [B, N, C * patch], repeated along the frames of each run.
 
-        Raises ValueError for frames that are not whole canvases.
+        A run that is no whole number of canvases ends with a part of one, as a start from a single
+        picture does.
         """
         if text.canvas is None:
             return None
         runs = torch.unflatten(text.canvas, 0, (len(latents), -1))
-        times, rest = divmod(latents.shape[1], runs.shape[1] * self.config.canvas_frames)
-        if rest:
-            raise ValueError(
-                f"{latents.shape[1]} latent frames are not a multiple of the canvas's "
-                f"{self.config.canvas_frames} in each of {runs.shape[1]} runs"
-            )
-        return runs.repeat(1, 1, times, 1).flatten(1, 2)
+        num_frames, here = latents.shape[1] // runs.shape[1], self.config.canvas_frames
+        tokens = num_frames * (runs.shape[2] // here)
+        return runs.repeat(1, 1, -(-num_frames // here), 1)[:, :, :tokens].flatten(1, 2)
 
 
 def _settled(block: Block, *inputs: Any) -> Tensor:

@@ -124,8 +124,20 @@ def test_a_network_that_predicts_clean_latents_begins_with_its_canvas():
         1, 2, 1, 1, 1
     )
     torch.testing.assert_close(clean, wanted)
-    with pytest.raises(ValueError, match="multiple of the canvas's 3"):
-        network(latents[:, :4], 1000 * sigma[:, :1], text, FullContext())
+
+
+def test_a_pass_over_part_of_a_block_finds_the_first_frames_of_the_canvas():
+    torch.manual_seed(0)
+    network = CausalWanTransformer(replace(SIZES, predicts_clean=True))
+    network.initialise()
+    latents, time = torch.randn(1, 4, 2, 4, 6), torch.full((1,), 500.0)
+    text = network.encode_text(TEXTS[:1])
+    with torch.no_grad():
+        clean = latents - 0.5 * network(latents, time, text, FullContext())
+    assert text.canvas is not None
+    canvas = network.uncut(text.canvas, 2, 3)
+    wanted = torch.sigmoid(torch.tensor(2.0)) * canvas[:, [0, 1, 2, 0]]
+    torch.testing.assert_close(clean, wanted)
 
 
 def test_a_model_without_a_canvas_is_refused(tmp_path: Path):
