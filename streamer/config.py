@@ -131,6 +131,10 @@ class LoraSection(Section):
     scale: float = 1.0
 
 
+CANVAS_COVERS = 8
+"""How many ways there are for a figure of a canvas to cover a part of the place behind it."""
+
+
 class TransformerSection(Section):
     """Sizes of the causal Wan transformer, and its weights: files, or a folder to look in.
 

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-COVERS = 8
-"""How many ways there are for a figure to cover a part of the place behind it."""
+from streamer.config import CANVAS_COVERS
 
 
 class _Layers(nn.Module):
@@ -33,8 +32,8 @@ class _Layers(nn.Module):
         self.place = nn.Sequential(_Reader(inputs, hidden), nn.Linear(hidden, tokens * inside))
         self.figure = _Reader(inputs, hidden)
         self.colours = nn.Linear(hidden, frames * tokens * inside)
-        self.covers = nn.Linear(hidden, frames * tokens * COVERS)
-        self.hide = nn.Parameter(torch.zeros(COVERS, inside, inside))
+        self.covers = nn.Linear(hidden, frames * tokens * CANVAS_COVERS)
+        self.hide = nn.Parameter(torch.zeros(CANVAS_COVERS, inside, inside))
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -46,7 +45,7 @@ class _Layers(nn.Module):
         place = self.place(text).unflatten(1, (1, self.tokens, self.inside))
         figure = self.figure(text)
         colours = self.colours(figure).unflatten(1, (self.frames, self.tokens, self.inside))
-        covers = self.covers(figure).unflatten(1, (self.frames, self.tokens, COVERS))
+        covers = self.covers(figure).unflatten(1, (self.frames, self.tokens, CANVAS_COVERS))
         parts = torch.einsum("bfnc,kdc->bfnkd", place, self.hide)
         hidden = (covers.unsqueeze(-2) @ parts).squeeze(-2)
         out: Tensor = place + colours - hidden

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamer.config import Config, ModelSection, TransformerSection
-from streamer.models.canvas import COVERS
+from streamer.config import CANVAS_COVERS, Config, ModelSection, TransformerSection
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPATIAL_REDUCTION = 8
@@ -110,8 +109,8 @@ def transformer_parameters(section: TransformerSection) -> int:
     if grid and (hidden := section.text_canvas):
         reader = 2 * whole_text * hidden + 2 * hidden * hidden + 4 * hidden
         tokens = grid[0] * grid[1]
-        outputs = tokens * (patch + section.canvas_frames * (patch + COVERS))
-        canvas = 2 * reader + (hidden + 1) * outputs + COVERS * patch * patch
+        outputs = tokens * (patch + section.canvas_frames * (patch + CANVAS_COVERS))
+        canvas = 2 * reader + (hidden + 1) * outputs + CANVAS_COVERS * patch * patch
         canvas += patch * width + width
         canvas += 3 * width + 1 if section.predicts_clean else 0
     return (
