@@ -258,13 +258,14 @@ class Kitchen:
         run_stage(judge, self._work(stage, folder), {"ema_decay": 0.98})
 
     def _export(self, stage: recipes.ExportSection, folder: Path) -> None:
+        from streamer.distill.blueprint import transformer_files
         from streamer.distill.export import as_storage, copy_files, export_transformer
 
         served = folder / SERVED
         source = self._needed(stage.student)
         shop = self._workshop()
         files = export_transformer(
-            sorted(source.glob("transformer*.safetensors")),
+            transformer_files(source),
             served,
             as_storage(stage.storage),
             stage.most_mb,
