@@ -155,6 +155,7 @@ class TransformerSection(Section):
     text_canvas: Annotated[int, Field(ge=0)] = 0
     canvas_frames: Positive = 1
     predicts_clean: bool = False
+    carries: Annotated[int, Field(ge=0)] = 0
     weights: Annotated[list[str], Field(min_length=1)]
     loras: list[LoraSection] = []
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -44,6 +44,8 @@ def rehearsed(recipe: Recipe) -> Recipe:
     sizes = {**model.get("transformer", {}), **_SIZES}
     if sizes.get("text_canvas"):
         sizes["text_canvas"] = 16
+    if sizes.get("carries"):  # whose tokens are no narrower than a patch
+        sizes["width"] = max(sizes["width"], 4 * sizes["latent_channels"])
     config = {**recipe.config, "model": {**model, "transformer": sizes}}
     stages = [_short(stage) for stage in recipe.stages]
     return recipe.model_copy(update={"config": config, "stages": stages})

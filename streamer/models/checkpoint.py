@@ -42,14 +42,18 @@ def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:
     return result
 
 
-def load_weights(module: nn.Module, paths: Sequence[Path]) -> None:
+def load_weights(module: nn.Module, paths: Sequence[Path], may_lack: str | None = None) -> None:
     """Fill a module (one on the meta device, too) from its weights files; every name must fit.
+
+    may_lack: a part of the module that stays as it is when the files have nothing of it.
 
     Raises WeightsError as `read_tensors` does, and when a tensor is missing, of another shape, or
     unknown to the module.
     """
     tensors = read_tensors(paths)
     wanted = module.state_dict()
+    if may_lack is not None and not any(name.startswith(f"{may_lack}.") for name in tensors):
+        tensors |= {n: t for n, t in wanted.items() if n.startswith(f"{may_lack}.")}
     where = ", ".join(str(path) for path in paths)
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise WeightsError(f"{where}: {_some(missing)} missing; is this another model's file?")

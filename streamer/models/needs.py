@@ -64,7 +64,7 @@ def needs(config: Config) -> Needs:
     streams = 2 if config.model.sampler.guidance_scale != 1 else 1
     frames = (stream.window or UNLIMITED_WINDOW_FRAMES) + (block if is_fused else 0)
     held = frames * tokens * _bytes_held(config.model) + section.text_length * size
-    cache = round(2 * section.num_layers * section.width * held * streams)
+    cache = round(2 * (section.num_layers + section.carries) * section.width * held * streams)
     widest = max(section.ffn_width, 6 * section.width)
     passing = streams * rows * (widest + 6 * section.width) * size
     decoders = [config.model.decoder.kind]
@@ -113,6 +113,9 @@ def transformer_parameters(section: TransformerSection) -> int:
         canvas = 2 * reader + (hidden + 1) * outputs + CANVAS_COVERS * patch * patch
         canvas += patch * width + width
         canvas += 3 * width + 1 if section.predicts_clean else 0
+    copied = section.carries + 1
+    carry = section.carries * (2 * (width * width + width) + 2 * width) + 2 * width
+    carry += copied * (width + 1) + 4 * width * ((copied + 1) * patch + width + 2) + patch
     return (
         section.num_layers * block
         + width * patch
@@ -133,6 +136,7 @@ def transformer_parameters(section: TransformerSection) -> int:
         + (grid[0] * grid[1] * width if grid else 0)
         + (pooled if section.pooled_text else 0)
         + canvas
+        + (carry if section.carries else 0)
     )
 
 

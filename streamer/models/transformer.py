@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from streamer.config import TransformerSection
+from streamer.models.attention import attend_rotated
 from streamer.models.canvas import TextCanvas
-from streamer.models.context import AttentionContext, RingContext
+from streamer.models.carry import Carry
+from streamer.models.context import AttentionContext
 from streamer.models.joined import join
 from streamer.models.ring import CacheShape
 
@@ -45,6 +47,8 @@ class TransformerConfig:
     predicts_clean: the last map tells clean latents, from which the flow follows.  Noise need not
     pass through a network whose tokens are narrow (Li and He 2025, arXiv:2511.13720).  The
     published models tell the flow.
+    carries: how many patches of the past each token may copy, see Carry; needs predicts_clean and
+    tokens that are no narrower than their patches.
     Raises ValueError when the sizes do not fit each other.
     """
 
@@ -64,6 +68,7 @@ class TransformerConfig:
     text_canvas: int = 0
     canvas_frames: int = 1
     predicts_clean: bool = False
+    carries: int = 0
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads or self.head_width % 2:
@@ -74,6 +79,11 @@ class TransformerConfig:
             raise ValueError(f"patch is {self.patch}; a token must lie within one latent frame")
         if self.text_canvas and self.learned_grid is None:
             raise ValueError("a text_canvas is of one size; give the learned_grid, too")
+        if self.carries and not (self.predicts_clean and self.width >= self.patch_size):
+            raise ValueError(
+                f"carries need predicts_clean, and a width of at least {self.patch_size}, that of "
+                f"a patch; the width is {self.width}"
+            )
 
     @classmethod
     def wan_1_3b(cls) -> TransformerConfig:
@@ -103,12 +113,23 @@ class TransformerConfig:
             text_canvas=section.text_canvas,
             canvas_frames=section.canvas_frames,
             predicts_clean=section.predicts_clean,
+            carries=section.carries,
         )
 
     @property
     def head_width(self) -> int:
         """Channels of one attention head."""
         return self.width // self.num_heads
+
+    @property
+    def patch_size(self) -> int:
+        """Numbers of the patch that makes a token."""
+        return math.prod(self.patch) * self.in_channels
+
+    @property
+    def num_caches(self) -> int:
+        """Layers that attend to the past: each has keys and values in the cache."""
+        return self.num_layers + self.carries
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tokens in a latent frame.
@@ -131,7 +152,7 @@ class TransformerConfig:
     def cache_shape(self, height: int, width: int, batch: int = 1) -> CacheShape:
         """What a RollingContext needs to know, for latents of height x width."""
         rows, columns = self.grid(height, width)
-        return CacheShape(self.num_layers, batch, rows, columns, self.num_heads, self.head_width)
+        return CacheShape(self.num_caches, batch, rows, columns, self.num_heads, self.head_width)
 
 
 @dataclass(frozen=True)
@@ -199,24 +220,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, table: Tensor, context: AttentionContext) -> Tensor:
         """x, result: [B, N, E].  table: [N, D/2, 2]."""
         q, k, v = self.project(x)
-        weights = self.norm_q.weight, self.norm_k.weight, table, self.eps
-        if isinstance(context, RingContext) and not k.requires_grad:
-            place = context.place(self.layer)
-            q, q_sink = self.ops.qk_norm_rope_write(
-                q,
-                k,
-                v,
-                *weights,
-                place.ring_k,
-                place.ring_v,
-                place.slots,
-                place.sink_table,
-                place.scales,
-            )
-            seen = context.attend_written(self.layer, q, q_sink)
-        else:
-            q, k = self.ops.qk_norm_rope(q, k, *weights)
-            seen = context.attend(self.layer, q, k, v.view_as(k))
+        norms = self.norm_q.weight, self.norm_k.weight
+        seen = attend_rotated(self.ops, context, self.layer, q, k, v, norms, table, self.eps)
         out: Tensor = self.o(seen.flatten(2))
         return out
 
@@ -386,6 +391,16 @@ class CausalWanTransformer(nn.Module):
             )
             if config.predicts_clean:
                 self.canvas_gate = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
+        if config.carries:
+            self.carry = Carry(
+                width,
+                config.patch_size,
+                config.num_heads,
+                config.carries,
+                config.num_layers,
+                config.eps,
+                ops,
+            )
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -401,6 +416,8 @@ class CausalWanTransformer(nn.Module):
         nn.init.zeros_(self.head.head.weight)
         if self.config.pooled_text:
             nn.init.zeros_(cast(nn.Linear, self.text_pooling[-1]).weight)
+        if self.config.carries:
+            self.carry.initialise()
         if self.config.text_canvas:
             self.text_canvas.initialise()
             if self.config.predicts_clean:
@@ -411,7 +428,7 @@ class CausalWanTransformer(nn.Module):
     def use(self, ops: Ops) -> None:
         """Compute with these operations from now on."""
         for module in self.modules():
-            if isinstance(module, SelfAttention | CrossAttention | Block | Head):
+            if isinstance(module, SelfAttention | CrossAttention | Block | Head | Carry):
                 module.ops = ops
 
     def join_projections(self) -> None:
@@ -517,9 +534,13 @@ class CausalWanTransformer(nn.Module):
         told = self.unpatchify(self.head(residual, time), rows, columns)
         if not self.config.predicts_clean:
             return told
+        x = residual.settle(self.head.ops)
         if canvas is not None:
-            gate = torch.sigmoid(self.canvas_gate(residual.settle(self.head.ops)))
+            gate = torch.sigmoid(self.canvas_gate(x))
             told = told + self.uncut(gate * canvas, rows, columns)
+        if self.config.carries:
+            carried = self.carry(x, self.cut(latents), time, table, context)
+            told = told + self.uncut(carried, rows, columns)
         sigma = (timestep / 1000).clamp(min=_LEAST_SIGMA).reshape(len(latents), -1, 1, 1, 1)
         return (latents - told) / sigma.repeat_interleave(num_frames // sigma.shape[1], 1)
 

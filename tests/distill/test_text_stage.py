@@ -23,7 +23,12 @@ from streamer.distill.text_stage import (
     train_text,
     train_text_encoder,
 )
-from streamer.distill.words import PICTURE_WORDS, build_word_table, save_word_table
+from streamer.distill.words import (
+    PICTURE_WORDS,
+    build_word_table,
+    grow_word_table,
+    save_word_table,
+)
 from streamer.errors import ConfigError
 from streamer.models.text import (
     NOT_MENTIONED,
@@ -161,6 +166,28 @@ def test_a_word_table_is_distilled_from_a_teacher(monkeypatch: pytest.MonkeyPatc
     rms = table.vectors(torch.arange(len(table.words))).square().mean(dim=1).sqrt()
     # Eight-bit rounding moves the length by far less than one part in fifty.
     torch.testing.assert_close(rms, torch.ones_like(rms), atol=0.02, rtol=0)
+
+
+def test_a_table_grows_by_words_that_mean_what_the_teacher_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def embed(texts: list[str]) -> torch.Tensor:
+        seeds = [sum(ord(char) * 31**i for i, char in enumerate(text)) % 2**31 for text in texts]
+        rows = [torch.randn(24, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.nn.functional.normalize(torch.stack(rows), dim=1)
+
+    monkeypatch.setattr(words_module, "_load_teacher", lambda: (embed, []))
+    whole = build_word_table(num_words=10_000, width=16, own_words={"zzyzx"})
+    first = [word for word in whole.words if word not in ("zzyzx", "balloon")]
+    rows = torch.tensor([whole.row_of(word) for word in first])
+    table = WordTable(first, whole.rows[rows], whole.scales[rows])
+    grown = grow_word_table(table, ["zzyzx", "balloon", first[0]])
+    assert grown.words == (*first, "balloon", "zzyzx")
+    kept = torch.arange(len(first))
+    torch.testing.assert_close(grown.vectors(kept), table.vectors(kept))
+    told, meant = (t.look_up(["zzyzx", "balloon"]) for t in (grown, whole))
+    assert (torch.cosine_similarity(told, meant) > 0.95).all()
+    assert grow_word_table(grown, first) is grown
 
 
 def test_a_missing_teacher_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

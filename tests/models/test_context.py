@@ -33,6 +33,8 @@ CONFIG = TransformerConfig(
     text_width=8,
     text_length=5,
     freq_width=16,
+    predicts_clean=True,
+    carries=1,  # layers and copies
 )
 # (window, sink, blocks): without eviction, wrapped once and several times, not aligned to blocks,
 # uneven blocks, sinks that are wider than a block, no window at all.
@@ -173,7 +175,7 @@ def test_rolling_masked_and_unrolled_agree(
     expected = network(*clip, prompt, MaskedContext(window, sink, blocks, absolute))
     whole = network(*clip, prompt, BlockCausalContext(blocks, layout, absolute_positions=absolute))
     rolling = stream(network, prompt, make_rolling(layout, absolute=absolute), blocks, clip)
-    unrolled = UnrolledContext(CONFIG.num_layers, layout, absolute_positions=absolute)
+    unrolled = UnrolledContext(CONFIG.num_caches, layout, absolute_positions=absolute)
     torch.testing.assert_close(whole, expected, rtol=0, atol=ROUNDING)
     torch.testing.assert_close(rolling, expected, rtol=0, atol=ROUNDING)
     torch.testing.assert_close(
@@ -273,7 +275,7 @@ def roll_out_with_gradients(network: CausalWanTransformer, prompt: PromptKV) -> 
 
     Gradients of the noisy inputs, then of a key projection.
     """
-    context = UnrolledContext(CONFIG.num_layers, RingLayout(6, 1))
+    context = UnrolledContext(CONFIG.num_caches, RingLayout(6, 1))
     clean, timestep = make_clip(12)
     noisy = [latents.clone().requires_grad_() for latents in make_clip(12, seed=5)[0].split(3, 1)]
     losses = []
@@ -299,7 +301,7 @@ def test_layers_recomputed_after_later_blocks_give_the_same_gradients(prompt: Pr
 
 def test_gradients_stop_at_the_history(prompt: PromptKV) -> None:
     network = CausalWanTransformer(CONFIG).double()
-    context = UnrolledContext(CONFIG.num_layers, RingLayout(6, 1))
+    context = UnrolledContext(CONFIG.num_caches, RingLayout(6, 1))
     clip, timestep = make_clip(12)
     inputs = [latents.clone().requires_grad_() for latents in clip.split(3, 1)]
     for latents in inputs:

@@ -1,5 +1,7 @@
 """The formula of a pass agrees with a count of what the pass does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,11 +25,15 @@ CONFIG = TransformerConfig(
 )
 
 
+CARRYING = replace(CONFIG, predicts_clean=True, carries=2)
+
+
+@pytest.mark.parametrize("config", [CONFIG, CARRYING], ids=["plain", "carrying"])
 @pytest.mark.parametrize("blocks", [1, 2, 4])
-def test_the_formula_is_the_count(blocks: int):
-    transformer = CausalWanTransformer(CONFIG).requires_grad_(False)
+def test_the_formula_is_the_count(blocks: int, config: TransformerConfig):
+    transformer = CausalWanTransformer(config).requires_grad_(False)
     prompt = transformer.encode_text(torch.randn(1, 3, 8))
-    context = RollingContext(CONFIG.cache_shape(16, 24), RingLayout(6))
+    context = RollingContext(config.cache_shape(16, 24), RingLayout(6))
     for _ in range(blocks):
         context.begin(3)
         # The counter does not know the attention that PyTorch takes on processors.
@@ -35,7 +41,7 @@ def test_the_formula_is_the_count(blocks: int):
             transformer(torch.randn(1, 3, 4, 16, 24), torch.zeros(1), prompt, context)
         context.commit()
     tokens = 8 * 12
-    formula = pass_flops(CONFIG, 3 * tokens, min(3 * blocks, 6) * tokens)
+    formula = pass_flops(config, 3 * tokens, min(3 * blocks, 6) * tokens)
     # Patches, head and time are left out on purpose.
     assert 0.95 < formula / counter.get_total_flops() <= 1.0
 

@@ -46,6 +46,7 @@ TOLD_TEXT = replace(
     text_canvas=16,
     canvas_frames=3,
     predicts_clean=True,
+    carries=1,
 )
 STEPS = DenoisingSteps((1000.0, 500.0), (1.0, 0.5), "renoise")
 SHAPE = (1, 3, 4, 4, 6)
@@ -73,9 +74,15 @@ def prompt(network: CausalWanTransformer, seed: int) -> PromptKV:
     return network.encode_text(embeds)
 
 
-def make_context(window: int | None, sink: int, batch: int = 1, **options: Any) -> RollingContext:
+def make_context(
+    window: int | None,
+    sink: int,
+    batch: int = 1,
+    config: TransformerConfig = CONFIG,
+    **options: Any,
+) -> RollingContext:
     layout = RingLayout(window, sink, block=3, capacity=3 * NUM_BLOCKS)
-    shape = CONFIG.cache_shape(4, 6, batch)
+    shape = config.cache_shape(4, 6, batch)
     return RollingContext(shape, layout, dtype=torch.float64, spare_frames=3, **options)
 
 
@@ -138,9 +145,11 @@ def test_each_half_reads_its_own_text_in_every_form() -> None:
     """Keys, the pooled text and the canvas; a text for all would not do."""
     network = draw_network(TOLD_TEXT)
     texts = [prompt(network, seed) for seed in range(NUM_BLOCKS)]
-    wanted = one_after_the_other(network, texts, make_context(9, 1))
-    assert_same(in_pairs(network, texts, make_context(9, 1)), wanted)
-    wrong = one_after_the_other(network, [texts[0], *texts[:-1]], make_context(9, 1))
+    wanted = one_after_the_other(network, texts, make_context(9, 1, config=TOLD_TEXT))
+    assert_same(in_pairs(network, texts, make_context(9, 1, config=TOLD_TEXT)), wanted)
+    wrong = one_after_the_other(
+        network, [texts[0], *texts[:-1]], make_context(9, 1, config=TOLD_TEXT)
+    )
     assert (wrong[1] - wanted[1]).abs().max() > 1e-3
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,7 @@ def _wanted(found: Recognised, entries: Mapping[str, Entry]) -> dict[str, tuple[
                 text_canvas=0 if canvas is None else canvas.shape[0],
                 canvas_frames=_canvas_frames(entries),
                 predicts_clean="canvas_gate.1.weight" in entries,
+                carries=sum(fnmatchcase(name, "carry.copies.*.q.bias") for name in entries),
             )
         )
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
