@@ -65,6 +65,8 @@ for stage in (canvas, teacher, trajectories, ode, dmd, run):
               help="Behind every accuracy of the report.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), default=96, show_default=True,
               help="Captions of a step.")  # fmt: skip
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=2e-3, show_default=True,
+              help="Of AdamW; with --start less keeps more.")  # fmt: skip
 @click.option("--muon-lr", type=click.FloatRange(0), default=0.0, show_default=True,
               help="Of the matrices; 0: AdamW for all.")  # fmt: skip
 @device_option
@@ -80,6 +82,7 @@ def text(
     captions: int,
     report_captions: int,
     batch: int,
+    lr: float,
     muon_lr: float,
     device: str,
 ) -> None:
@@ -95,6 +98,7 @@ def text(
         num_captions=captions,
         steps=steps,
         batch=batch,
+        learning_rate=lr,
         muon_lr=muon_lr,
         report_captions=report_captions,
         seed=seed,

@@ -118,6 +118,6 @@ class Carry(nn.Module):
         parts = [patches.to(x.dtype)]
         parts += [copy(self.ops, x, patches, table, context) for copy in self.copies]
         shares = self.shares(x).unsqueeze(-1)
-        kept = (torch.stack(parts, dim=2) * shares).sum(dim=2)
+        kept: Tensor = (torch.stack(parts, dim=2) * shares).sum(dim=2)
         moved: Tensor = self.out(self.seen(torch.cat(parts, dim=-1)) * self.moves(x))
         return kept + moved

@@ -63,8 +63,9 @@ def needs(config: Config) -> Needs:
     rows = tokens * block * (2 if is_fused else 1)
     streams = 2 if config.model.sampler.guidance_scale != 1 else 1
     frames = (stream.window or UNLIMITED_WINDOW_FRAMES) + (block if is_fused else 0)
-    held = frames * tokens * _bytes_held(config.model) + section.text_length * size
-    cache = round(2 * (section.num_layers + section.carries) * section.width * held * streams)
+    ring = (section.num_layers + section.carries) * frames * tokens * _bytes_held(config.model)
+    text = section.num_layers * section.text_length * size
+    cache = round(2 * section.width * (ring + text) * streams)
     widest = max(section.ffn_width, 6 * section.width)
     passing = streams * rows * (widest + 6 * section.width) * size
     decoders = [config.model.decoder.kind]

@@ -17,7 +17,6 @@ from streamer.models.cache import RingLayout
 from streamer.models.checkpoints import load_checkpoint
 from streamer.models.checkpoints.read import MOST_FILES, MOST_NAMES
 from streamer.models.needs import needs, transformer_parameters
-from streamer.models.ring import CacheShape
 from streamer.models.rolling import RollingContext
 from streamer.models.tiny_vae import TAEW2_1, TinyVAE
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
@@ -251,7 +250,7 @@ def test_needs_are_what_a_context_takes():
     section, stream = model.transformer, config.stream
     sizes = TransformerConfig.of(section)
     rows, columns = section.learned_grid
-    shape = CacheShape(sizes.num_layers, 1, rows, columns, sizes.num_heads, sizes.head_width)
+    shape = sizes.cache_shape(2 * rows, 2 * columns)
     layout = RingLayout(stream.window, stream.sink, stream.num_frame_per_block)
     context = RollingContext(
         shape, layout, kind=model.eight_bit_cache, spare_frames=stream.num_frame_per_block

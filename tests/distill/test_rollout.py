@@ -74,7 +74,7 @@ class Split(nn.Module):
     def __init__(self, base: CausalWanTransformer, nudged: CausalWanTransformer) -> None:
         super().__init__()
         self.base, self.nudged = base, nudged
-        self.blocks = base.blocks
+        self.config = base.config
         self.encode_text = base.encode_text
 
     def forward(self, *inputs: object) -> Tensor:

@@ -1,11 +1,13 @@
 """The student's stage on a world of noise: tiny sizes, the real loss, the real rollouts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from streamer.distill import student_stage
 from streamer.distill.blueprint import TRANSFORMER_FILE
 from streamer.distill.checkpoints import find_checkpoints
 from streamer.distill.data import build_shards, render_pairs
@@ -70,9 +72,9 @@ def write_clips(folder: Path) -> Path:
     return folder
 
 
-def new_stage(folder: Path, **config: float) -> StudentStage:
+def new_stage(folder: Path, sizes: TransformerConfig = SIZES, **config: float) -> StudentStage:
     return StudentStage(
-        SIZES,
+        sizes,
         RingLayout(6, 0, 3),
         FlowMatchTable(1.0).steps([1000, 600, 300], warp=False),
         folder,
@@ -89,6 +91,32 @@ def test_training_lowers_the_loss_on_what_it_sees(tmp_path: Path, resampled_shar
     trainer = Trainer(stage, TrainerConfig(out=tmp_path / "run", max_steps=60, warmup_steps=2))
     losses = [trainer.train_step()["loss"] for _ in range(50)]
     assert sum(losses[-8:]) / 8 < 0.9 * sum(losses[:4]) / 4
+
+
+def test_a_student_that_predicts_clean_latents_is_judged_by_them_at_every_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sizes = replace(SIZES, predicts_clean=True, carries=1)
+    stage = new_stage(write_clips(tmp_path), sizes, motion_emphasis=0.0)
+    clips = read_clips(tmp_path).rows(torch.arange(4))
+    torch.nn.init.normal_(stage.student.head.head.weight, std=0.1)
+    gaps: list[torch.Tensor] = []
+
+    def keep(flow: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        gaps.append(flow - target)
+        return gaps[-1].square().mean()
+
+    monkeypatch.setattr(student_stage, "flow_matching_loss", keep)
+    seen: list[torch.Tensor] = []
+    plain = student_stage.to_clean
+
+    def clean(*args: torch.Tensor) -> torch.Tensor:
+        seen.append(plain(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(student_stage, "to_clean", clean)
+    stage._flow_loss(clips, torch.Generator().manual_seed(0), is_resampled=False)
+    torch.testing.assert_close(gaps[0], clips.latents - seen[0], atol=1e-5, rtol=1e-4)
 
 
 def test_a_resampled_history_is_made_by_the_student_and_stays_near_the_clip(tmp_path: Path):

@@ -35,6 +35,23 @@ def test_weights_come_back_as_float32(path: Path, storage: str, relative_error: 
         assert (tensor - wanted).abs().max() <= relative_error * wanted.abs().max()
 
 
+def test_a_part_that_the_files_have_nothing_of_may_stay_as_it_is(path: Path):
+    written, read = small(), small()
+    own = torch.full((96,), 3.0)
+    with torch.no_grad():
+        read[1].weight.copy_(own)
+        written[0].bias.fill_(2.0)
+    save_weights(written[0].state_dict(prefix="0."), path, "float32")
+    with pytest.raises(WeightsError, match=r"1\.bias, 1\.weight are missing"):
+        load_weights(read, [path])
+    load_weights(read, [path], may_lack="1")
+    assert torch.equal(read[1].weight, own)
+    assert torch.equal(read[0].bias, torch.full((96,), 2.0))
+    save_weights(written[0].state_dict(prefix="0.") | {"1.bias": own}, path, "float32")
+    with pytest.raises(WeightsError, match=r"1\.weight .*missing"):  # half of a part is damage
+        load_weights(read, [path], may_lack="1")
+
+
 def test_int8_is_a_quarter_of_float32(tmp_path: Path):
     for storage in ("float32", "int8"):
         save_weights({"a": torch.randn(512, 512)}, tmp_path / storage, storage)  # type: ignore[arg-type]
