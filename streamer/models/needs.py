@@ -114,9 +114,11 @@ def transformer_parameters(section: TransformerSection) -> int:
         canvas = 2 * reader + (hidden + 1) * outputs + CANVAS_COVERS * patch * patch
         canvas += patch * width + width
         canvas += 3 * width + 1 if section.predicts_clean else 0
-    copied = section.carries + 1
-    carry = section.carries * (2 * (width * width + width) + 2 * width) + 2 * width
-    carry += copied * (width + 1) + 4 * width * ((copied + 1) * patch + width + 2) + patch
+    carry = 0
+    if copies := section.carries:
+        carry = copies * (2 * (width * width + width) + 2 * width) + 2 * width
+        carry += (copies + 1) * (width + 1)
+        carry += 4 * width * ((copies + 2) * patch + width + 2) + patch
     return (
         section.num_layers * block
         + width * patch
@@ -137,7 +139,7 @@ def transformer_parameters(section: TransformerSection) -> int:
         + (grid[0] * grid[1] * width if grid else 0)
         + (pooled if section.pooled_text else 0)
         + canvas
-        + (carry if section.carries else 0)
+        + carry
     )
 
 
