@@ -59,6 +59,9 @@ for stage in (canvas, teacher, trajectories, ode, dmd, run):
 @click.option("--word-vectors", type=PathType, help="A word table or encoder made before.")
 @click.option("--start", type=PathType,
               help="Go on from an encoder; what was trained with it reads this one.")  # fmt: skip
+@click.option("--dictionary", type=PathType,
+              help="Folder of WordNet 3.0, such as /usr/share/wordnet: what it says of nouns is "
+                   "read as well.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), default=1600, show_default=True)
 @click.option("--captions", type=click.IntRange(1), default=40_000, show_default=True)
 @click.option("--report-captions", type=click.IntRange(1), default=2000, show_default=True,
@@ -78,6 +81,7 @@ def text(
     edition: str,
     word_vectors: Path | None,
     start: Path | None,
+    dictionary: Path | None,
     steps: int,
     captions: int,
     report_captions: int,
@@ -103,7 +107,8 @@ def text(
         report_captions=report_captions,
         seed=seed,
     )
-    options = TextOptions(out, load_edition(edition), word_vectors, training, resume, device, start)
+    options = TextOptions(out, load_edition(edition), word_vectors, training, resume, device, start,
+                          dictionary)  # fmt: skip
     with progress_bar() as show:
         report = train_text(options, lambda step, loss: show(step / steps, f"loss {loss:.3f}"))
     click.echo(json.dumps(report, indent=2))

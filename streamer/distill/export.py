@@ -1,6 +1,7 @@
 """From a training run's export to the files that ship: small enough each, and read back to be sure.
 
-A model's files lie in one folder; `configs/*.json` name them.
+A model's files lie in one folder; `configs/*.json` name them.  New files are written beside the old
+ones and then take their places: a server with the old ones mapped into memory goes on with them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def export_transformer(
 
     One file is `transformer.safetensors`; several are `transformer-1-of-N.safetensors`, in the
     order in which a configuration lists them.  Raises WeightsError when what was written does not
-    hold what was read, OutputError when it cannot be written.
+    hold what was read, OutputError when it cannot be written; the folder is then as it was.
     """
     tensors = read_tensors(sources)
     shards: list[dict[str, Tensor]] = [{}]
@@ -49,16 +50,23 @@ def export_transformer(
         size += own
     names = [f"transformer-{i}-of-{len(shards)}.safetensors" for i in range(1, len(shards) + 1)]
     paths = [folder / name for name in (names if len(shards) > 1 else ["transformer.safetensors"])]
+    partial = [path.with_name(f"{path.name}.partial") for path in paths]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("transformer*.safetensors"):
-            if old not in sources:
-                old.unlink()
-        for shard, path in zip(shards, paths, strict=True):
+        for shard, path in zip(shards, partial, strict=True):
             save_weights(shard, path, storage)
+        _compare(tensors, read_tensors(partial), folder, storage)
+        for new, path in zip(partial, paths, strict=True):
+            new.chmod(0o644)  # safetensors writes for the owner alone; a server may be another user
+            new.replace(path)
+        for old in folder.glob("transformer*.safetensors"):
+            if old not in (*sources, *paths):
+                old.unlink()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    _compare(tensors, read_tensors(paths), folder, storage)
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
     return paths
 
 
@@ -89,6 +97,15 @@ def copy_files(sources: list[Path], folder: Path) -> list[Path]:
             raise WeightsError(f"{source}: no such file; has its stage been trained?")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [Path(shutil.copyfile(source, folder / source.name)) for source in sources]
+        return [_copy(source, folder / source.name) for source in sources]
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _copy(source: Path, target: Path) -> Path:
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        shutil.copyfile(source, partial)
+        return partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

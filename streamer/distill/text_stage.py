@@ -28,6 +28,7 @@ from streamer.distill.captions import (
     held_out_combination,
     sample_pair,
 )
+from streamer.distill.dictionary import Dictionary
 from streamer.distill.draws import send
 from streamer.distill.edition import Edition, SceneSpec, agree
 from streamer.distill.optimizer import build_optimizer
@@ -117,12 +118,15 @@ class TextTraining:
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """vectors [B, N, D]; is_word bool [B, N]; labels long [B, attributes]; gist [B, D].
+    """vectors [B, N, D]; plain [B, N, D]; is_word bool [B, N]; labels long [B, attributes];
+    gist [B, D].
 
+    plain: the same captions without replaced words and noise, as the table before knew them.
     The gist is the mean vector of the caption's own words, without small talk and noise.
     """
 
     vectors: Tensor
+    plain: Tensor
     is_word: Tensor
     labels: Tensor
     gist: Tensor
@@ -145,8 +149,11 @@ class CaptionBatches:
         attributes: Sequence[Attribute],
         table: WordTable,
         hidden_words: Iterable[str] = (),
+        table_before: WordTable | None = None,
     ) -> None:
-        """hidden_words: never used as replacements, so that they stay unseen for the report."""
+        """hidden_words: never used as replacements, so that they stay unseen for the report.
+        table_before: that of an encoder to imitate; None: the same table.
+        """
         tokens = [split_words(clean_prompt(example.text)) for example in examples]
         words = sorted({word for sentence in tokens for word in sentence})
         talk = [split_words(phrase) for phrase in SMALL_TALK]
@@ -156,14 +163,12 @@ class CaptionBatches:
         self._nothing = torch.tensor([len(attribute.classes) for attribute in attributes])
         vectors = table.look_up(words)
         self.replacements, self._unrelated = _find_replacements(vectors, table, hidden)
-        self.vectors = torch.cat(
-            (
-                torch.zeros(1, table.width),
-                vectors,
-                table.look_up(talk_words),
-                table.vectors(torch.arange(len(table.words))),
-            )
-        )
+        rows = [*words, *talk_words, *table.words]
+        self.vectors = F.pad(table.look_up(rows), (0, 0, 1, 0))
+        before = table_before or table
+        self._plain = self.vectors
+        if before is not table:
+            self._plain = F.pad(before.look_up(rows), (0, 0, 1, 0))
         self._table_offset = 1 + len(words) + len(talk_words)
         index = {word: 1 + i for i, word in enumerate(words)}
         talk_index = {word: 1 + len(words) + i for i, word in enumerate(talk_words)}
@@ -172,23 +177,25 @@ class CaptionBatches:
 
     def draw(self, training: TextTraining, max_words: int, chance: random.Random) -> CaptionBatch:
         """A batch, one in sixteen of its captions being small talk only."""
-        rows: list[list[int]] = []
+        rows: list[list[tuple[int, int]]] = []
         labels = self._nothing.expand(training.batch, -1).clone()
         gist = torch.zeros(training.batch, self.vectors.shape[1])
         for i in range(training.batch):
-            sentence: list[int] = []
+            sentence: list[tuple[int, int]] = []
             if chance.random() >= 1 / 16:
                 choice = chance.randrange(len(self._sentences))
-                sentence = self._replace(self._sentences[choice], training.replace_chance, chance)
+                words = self._sentences[choice]
+                said = self._replace(words, training.replace_chance, chance)
+                sentence = list(zip(said, words, strict=True))
                 labels[i] = self.labels[choice]
-                gist[i] = self.vectors[sentence].mean(dim=0)
+                gist[i] = self.vectors[said].mean(dim=0)
             rows.append(self._talk_around(sentence, chance)[:max_words])
         longest = max(1, max(len(row) for row in rows))
-        padded = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        vectors = self.vectors[padded]
+        padded = torch.tensor([row + [(0, 0)] * (longest - len(row)) for row in rows])
+        vectors = self.vectors[padded[..., 0]]
         strength = training.noise * torch.rand(training.batch, 1, 1)
         vectors = vectors + strength * torch.randn_like(vectors)
-        return CaptionBatch(vectors, padded > 0, labels, gist)
+        return CaptionBatch(vectors, self._plain[padded[..., 1]], padded[..., 0] > 0, labels, gist)
 
     def _replace(self, sentence: list[int], rate: float, chance: random.Random) -> list[int]:
         rate *= 2 * chance.random()
@@ -201,14 +208,18 @@ class CaptionBatches:
                 result.append(word)
         return result
 
-    def _talk_around(self, sentence: list[int], chance: random.Random) -> list[int]:
+    def _talk_around(
+        self, sentence: list[tuple[int, int]], chance: random.Random
+    ) -> list[tuple[int, int]]:
+        """A sentence, as rows said and rows meant, with small talk about it."""
         if sentence and chance.random() < 0.6:
             return sentence
         for _ in range(chance.choice((1, 1, 2, 4))):
             phrase = chance.choice(self._talk)
             if chance.random() < 0.3 and self._unrelated:
                 phrase = [self._table_offset + chance.choice(self._unrelated) for _ in phrase[:2]]
-            sentence = phrase + sentence if chance.random() < 0.6 else sentence + phrase
+            talk = [(row, row) for row in phrase]
+            sentence = talk + sentence if chance.random() < 0.6 else sentence + talk
         return sentence
 
 
@@ -275,9 +286,9 @@ def train_text_encoder(
 
     The loss is the cross-entropy of every attribute, lightly smoothed so that doubt stays visible,
     plus 1 - cosine between the caption's gist and what the free slots tell of it.
-    start: an encoder of the same sizes to go on from.  Its free slots are imitated instead, so that
-    a transformer that was trained with it reads the new one as well; named slots mean the same in
-    all encoders.
+    start: an encoder of the same sizes to go on from.  Its free slots for the captions as they were
+    before words were replaced are imitated instead, so that a transformer that was trained with it
+    reads the new one as well, unseen words included; named slots mean the same in all encoders.
     """
     torch.manual_seed(training.seed)
     chance = random.Random(training.seed)
@@ -303,7 +314,7 @@ def train_text_encoder(
         ).sum()
         if num_free and start is not None:
             with torch.no_grad():
-                wanted = start.mix(start(batch.vectors, batch.is_word))[:, num_named:]
+                wanted = start.mix(start(batch.plain, batch.is_word))[:, num_named:]
             loss = loss + (encoder.mix(logits)[:, num_named:] - wanted).square().mean()
         elif num_free:
             told = read_gist(encoder.mix(logits)[:, num_named:].flatten(1))
@@ -493,6 +504,8 @@ class TextOptions:
     is_resumed: use the word table that an earlier run left in `out`.
     start: an encoder to go on from, word table and all; where the teacher is installed, the table
         grows by the edition's words.
+    dictionary: a folder with WordNet's files; nouns are told by it as well, and the word table
+        grows by some thousand.  Needs the teacher.
     """
 
     out: Path
@@ -502,6 +515,7 @@ class TextOptions:
     is_resumed: bool = False
     device: str = "cpu"
     start: Path | None = None
+    dictionary: Path | None = None
 
 
 def train_text(
@@ -517,24 +531,17 @@ def train_text(
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{options.out}: cannot be written: {error.strerror}") from error
-    start = None if options.start is None else load_text_encoder(options.start)
     edition = options.edition
-    table = _obtain_words(options) if start is None else start.word_table
-    if start is not None and has_teacher():
-        table = start.word_table = grow_word_table(table, edition_words(edition))
-    attributes = tuple(Attribute(name, classes) for name, classes in edition.attributes.items())
-    config = TextEncoderConfig(
-        attributes,
-        text_length=edition.text_length,
-        text_width=edition.text_width,
-        word_width=table.width,
-        feed_forward_width=2 * edition.text_width,
-    )
+    start = None if options.start is None else load_text_encoder(options.start)
+    before = None if start is None else start.word_table
+    if start is not None and start.config != _encoder_config(edition, start.config.word_width):
+        raise ConfigError(f"{options.start}: of other sizes or classes than the edition has")
+    table = _obtain_words(options, before)
+    config = _encoder_config(edition, table.width)
     examples = draw_storybook_examples(edition, training.num_captions, training.seed)
     examples += draw_fragments(edition, training.num_captions // 2, training.seed)
-    batches = CaptionBatches(examples, attributes, table, _held_out_words(edition))
-    if start is not None and start.config != config:
-        raise ConfigError(f"{options.start}: of other sizes or classes than the edition has")
+    hidden = _held_out_words(edition)
+    batches = CaptionBatches(examples, config.attributes, table, hidden, before)
     encoder = train_text_encoder(batches, config, table, training, progress, options.device, start)
     path = options.out / "text.safetensors"
     save_text_encoder(encoder, path)
@@ -545,13 +552,31 @@ def train_text(
     return report
 
 
-def _obtain_words(options: TextOptions) -> WordTable:
-    """The word table: a given one, an earlier run's, or a new one."""
+def _encoder_config(edition: Edition, word_width: int) -> TextEncoderConfig:
+    return TextEncoderConfig(
+        tuple(Attribute(name, classes) for name, classes in edition.attributes.items()),
+        text_length=edition.text_length,
+        text_width=edition.text_width,
+        word_width=word_width,
+        feed_forward_width=2 * edition.text_width,
+    )
+
+
+def _obtain_words(options: TextOptions, before: WordTable | None) -> WordTable:
+    """The word table: that of the start, a given one, an earlier run's, or a new one; grown."""
     own = options.out / "words.safetensors"
-    if options.word_vectors is not None:
-        return load_word_table(options.word_vectors)
+    words = edition_words(options.edition)
     if options.is_resumed and own.is_file():
         return load_word_table(own)
-    table = build_word_table(own_words=edition_words(options.edition))
+    if before is not None:
+        table = before
+    elif options.word_vectors is not None:
+        table = load_word_table(options.word_vectors)
+    else:
+        table = build_word_table(own_words=words)
+    if options.dictionary is not None:
+        table = grow_word_table(table, words, Dictionary(options.dictionary))
+    elif before is not None and has_teacher():
+        table = grow_word_table(table, words)
     save_word_table(table, own)
     return table

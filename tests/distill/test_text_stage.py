@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from streamer.distill import words as words_module
 from streamer.distill.commands import distill
+from streamer.distill.dictionary import Dictionary
 from streamer.distill.edition import load_edition
 from streamer.distill.text_stage import (
     CaptionBatches,
@@ -39,6 +40,7 @@ from streamer.models.text import (
     load_word_table,
     split_words,
 )
+from tests.distill.tiny_wordnet import write_wordnet
 
 SMALL = load_edition("small")
 ATTRIBUTES = SMALL.attributes
@@ -188,6 +190,73 @@ def test_a_table_grows_by_words_that_mean_what_the_teacher_says(
     told, meant = (t.look_up(["zzyzx", "balloon"]) for t in (grown, whole))
     assert (torch.cosine_similarity(told, meant) > 0.95).all()
     assert grow_word_table(grown, first) is grown
+
+
+def read_bags(texts: list[str]) -> torch.Tensor:
+    """A teacher to whom a text is its words, each of them unlike all others."""
+    rows = []
+    for text in texts:
+        seeds = [sum(ord(c) * 31**i for i, c in enumerate(w)) % 2**31 for w in split_words(text)]
+        bag = [torch.randn(48, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        rows.append(torch.stack(bag).mean(dim=0))
+    return torch.nn.functional.normalize(torch.stack(rows), dim=1)
+
+
+def test_a_dictionary_moves_nouns_to_what_they_are_kinds_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(words_module, "_load_teacher", lambda: (read_bags, []))
+    table = build_word_table(num_words=10_000, width=40)
+    missing = {"animal", "engine"}
+    assert not missing & set(table.words)
+    dictionary = Dictionary(write_wordnet(tmp_path))
+    grown = grow_word_table(table, (), dictionary)
+    assert set(grown.words) - set(table.words) == missing
+
+    def alike(words: WordTable, one: str, other: str) -> float:
+        return float(torch.cosine_similarity(*words.look_up([one, other]), dim=0))
+
+    assert alike(table, "macaw", "parrot") < 0.4
+    assert alike(grown, "macaw", "parrot") > 0.6
+    assert alike(grown, "macaw", "parrot") > alike(grown, "macaw", "bus") + 0.4
+    others = [word for word in table.words if not dictionary.senses(word)]
+    assert len(others) > 600
+    torch.testing.assert_close(grown.look_up(others), table.look_up(others))
+    again = grow_word_table(grown, (), dictionary)
+    assert again.words == grown.words
+    assert torch.cosine_similarity(again.look_up(["macaw"]), grown.look_up(["macaw"])) > 0.98
+
+
+def test_a_run_with_a_dictionary_reads_as_the_one_it_starts_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(words_module, "_load_teacher", lambda: (read_bags, []))
+    monkeypatch.setattr("streamer.distill.text_stage.has_teacher", lambda: True)
+    training = TextTraining(num_captions=200, steps=4, batch=16, report_captions=20)
+    train_text(TextOptions(tmp_path / "a", SMALL, training=training))
+    first = tmp_path / "a" / "text.safetensors"
+    folder = write_wordnet(tmp_path)
+    options = TextOptions(tmp_path / "b", SMALL, training=training, start=first, dictionary=folder)
+    train_text(options)
+    before, after = (load_text_encoder(tmp_path / run / "text.safetensors") for run in "ab")
+    assert {"animal", "engine"} <= set(after.word_table.words) - set(before.word_table.words)
+    assert load_word_table(tmp_path / "b" / "words.safetensors").words == after.word_table.words
+
+
+def test_what_a_batch_imitates_has_the_words_as_captions_say_them(tiny_table: WordTable) -> None:
+    moved = WordTable(tiny_table.words, tiny_table.rows.flip(1), tiny_table.scales)
+    batches = CaptionBatches(tiny_examples(), TINY_ATTRIBUTES, moved, table_before=tiny_table)
+    training = replace(TINY_TRAINING, replace_chance=0.5, noise=0.0)
+    batch = batches.draw(training, 12, random.Random(1))
+    said = {tuple(row.tolist()) for row in moved.look_up(moved.words)}
+    captions = ("at", "day", "night", "rain", "snow")
+    meant = {tuple(row.tolist()) for row in tiny_table.look_up(captions)}
+    replaced = {tuple(row.tolist()) for row in tiny_table.look_up(tuple(NEAR))}
+    unknown = {(0.0,) * 16}
+    assert {tuple(row.tolist()) for row in batch.vectors[batch.is_word]} <= said | unknown
+    plain = {tuple(row.tolist()) for row in batch.plain[batch.is_word]}
+    assert meant <= plain
+    assert not plain & replaced
 
 
 def test_a_missing_teacher_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
