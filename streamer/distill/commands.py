@@ -355,20 +355,27 @@ def export(
 ) -> None:
     """Copy the newest exports of some runs to where a configuration looks for them."""
     from streamer.distill.blueprint import transformer_files
-    from streamer.distill.export import as_storage, copy_files, export_transformer
+    from streamer.distill.export import (
+        as_storage,
+        check_files,
+        copy_files,
+        export_transformer,
+    )
 
+    finished: list[Path] = []
+    if vae_run is not None:
+        finished += [vae_run / "export" / name for name in ("vae.json", "vae.safetensors")]
+    if text_run is not None:
+        finished.append(text_run / "text.safetensors")
+        finished += [path for path in (text_run / "vocabulary.json",) if path.exists()]
+    if classifier_run is not None:
+        finished.append(classifier_run / "export" / "classifier.safetensors")
+    check_files(finished)
     written: list[Path] = []
     if student_run is not None:
         sources = transformer_files(student_run / "export")
         written += export_transformer(sources, folder, as_storage(storage), most_mb)
-    if vae_run is not None:
-        names = ("vae.json", "vae.safetensors")
-        written += copy_files([vae_run / "export" / name for name in names], folder)
-    if text_run is not None:
-        kept = [text_run / name for name in ("text.safetensors", "vocabulary.json")]
-        written += copy_files([path for path in kept if path.exists() or path == kept[0]], folder)
-    if classifier_run is not None:
-        written += copy_files([classifier_run / "export" / "classifier.safetensors"], folder)
+    written += copy_files(finished, folder)
     if not written:
         raise ConfigError("nothing to export; name a run with --student, --vae, --text ...")
     for path in written:

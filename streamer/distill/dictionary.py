@@ -2,8 +2,7 @@
 
 Miller, "WordNet: A Lexical Database for English", 1995.  Read from its database files as wndb(5)
 describes them, of version 3.0 (Debian: `wordnet-base`, in /usr/share/wordnet).  Only nouns for
-animals, artefacts, food, things of nature and plants are kept; people are not, since no edition of
-the storybook world has any: a coach is a vehicle here, before it is a trainer.
+animals, artefacts, food, things of nature and plants are kept.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from pathlib import Path
 
 from streamer.errors import ConfigError
 
-_SEEN_FILES = {"05": "animal", "06": "artefact", "13": "food", "17": "object", "20": "plant"}
-"""Lexicographer files, lexnames(5), whose nouns can be seen."""
-_PEOPLE = "18"
+_SEEN_FILES = frozenset(("05", "06", "13", "17", "20"))
+"""Lexicographer files, lexnames(5): nouns for animals, artefacts, food, natural objects, plants."""
 _NOUN = "1"
+# What plurals end in, by the rules of morphy(7).
 _ENDINGS = (
     ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"),
     ("ies", "y"), ("s", ""),
@@ -65,6 +64,7 @@ class Dictionary:
             self._uses: Counter[str] = Counter()
             for line in _records(folder / "cntlist.rev"):
                 self._count(line)
+            self._check()
         except (OSError, ValueError, IndexError) as error:
             raise ConfigError(
                 f"{folder}: no WordNet 3.0 database ({error}); "
@@ -80,8 +80,8 @@ class Dictionary:
     def senses(self, word: str, most: int = 3) -> tuple[Sense, ...]:
         """The commonest senses of a word that can be seen; () for other words.
 
-        A word that mostly means something else has none: "left", "rests", "an orange sky".  Rare
-        words are not counted in WordNet, so every sense counts once more than it was met.
+        A word that mostly means something else has none: "left", "rests", a soldier who is an ant.
+        WordNet met rare words nowhere, so senses that can be seen count once more than they were.
         word: lower case, singular or plural.
         """
         lemma = self._lemma(word)
@@ -92,7 +92,6 @@ class Dictionary:
             count = self._counts.get((lemma, number), 0)
             if synset.file in _SEEN_FILES:
                 seen.append(Sense(synset.names, self._kinds(offset), synset.gloss, count))
-            if synset.file in (*_SEEN_FILES, _PEOPLE):
                 others -= count
         weight = sum(sense.count + 1 for sense in seen)
         return tuple(seen[:most]) if weight > 0 and weight >= others else ()
@@ -106,7 +105,7 @@ class Dictionary:
         return tuple(kinds)
 
     def _lemma(self, word: str) -> str:
-        """Its singular, by the rules of morphy(7)."""
+        """Its singular, if it is none itself."""
         if word in self._index:
             return word
         if word in self._irregular:
@@ -116,6 +115,13 @@ class Dictionary:
             if word.endswith(ending) and lemma in self._index:
                 return lemma
         return word
+
+    def _check(self) -> None:
+        """Raise ValueError unless the files belong together."""
+        named = {offset for offsets in self._index.values() for offset in offsets}
+        named |= {synset.kind for synset in self._synsets.values() if synset.kind is not None}
+        if not named or not named <= self._synsets.keys():
+            raise ValueError("data.noun has not all that index.noun names")
 
     def _count(self, line: str) -> None:
         """A line of cntlist.rev: lemma%part_of_speech:..., the number of the sense, its uses."""

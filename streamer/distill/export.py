@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from streamer.errors import OutputError, WeightsError
@@ -35,10 +36,12 @@ def export_transformer(
     """Write a transformer's weights into files of at most about `most_mb` megabytes each.
 
     One file is `transformer.safetensors`; several are `transformer-1-of-N.safetensors`, in the
-    order in which a configuration lists them.  Raises WeightsError when what was written does not
-    hold what was read, OutputError when it cannot be written; the folder is then as it was.
+    order in which a configuration lists them.  No file is touched before all new ones lie beside
+    them and were read back.  Raises WeightsError when the storage cannot hold what was read,
+    OutputError when it cannot be written.
     """
     tensors = read_tensors(sources)
+    _check_range(tensors, folder, storage)
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
@@ -53,21 +56,30 @@ def export_transformer(
     partial = [path.with_name(f"{path.name}.partial") for path in paths]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for shard, path in zip(shards, partial, strict=True):
-            save_weights(shard, path, storage)
-        _compare(tensors, read_tensors(partial), folder, storage)
-        for new, path in zip(partial, paths, strict=True):
-            new.chmod(0o644)  # safetensors writes for the owner alone; a server may be another user
-            new.replace(path)
+        try:
+            for shard, path in zip(shards, partial, strict=True):
+                save_weights(shard, path, storage)
+            _compare(tensors, read_tensors(partial), folder, storage)
+            for new, path in zip(partial, paths, strict=True):
+                new.chmod(0o644)  # safetensors writes for the owner alone; a server may be another
+                new.replace(path)
+        finally:
+            for path in partial:
+                path.unlink(missing_ok=True)
         for old in folder.glob("transformer*.safetensors"):
             if old not in (*sources, *paths):
                 old.unlink()
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        for path in partial:
-            path.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{folder}: cannot be written: {reason}") from error
     return paths
+
+
+def _check_range(tensors: dict[str, Tensor], folder: Path, storage: Storage) -> None:
+    most = torch.finfo(torch.float32 if storage == "float32" else torch.float16).max
+    for name, tensor in tensors.items():
+        if float(tensor.abs().max()) > most:
+            raise WeightsError(f"{folder}: {name} reaches beyond {most:.3g}, too far for {storage}")
 
 
 def _compare(
@@ -87,14 +99,19 @@ def _compare(
             )
 
 
-def copy_files(sources: list[Path], folder: Path) -> list[Path]:
-    """Copy finished files into a folder.
-
-    Raises WeightsError when one is missing, OutputError when one cannot be written.
-    """
+def check_files(sources: Sequence[Path]) -> None:
+    """Raise WeightsError when one is missing."""
     for source in sources:
         if not source.is_file():
             raise WeightsError(f"{source}: no such file; has its stage been trained?")
+
+
+def copy_files(sources: Sequence[Path], folder: Path) -> list[Path]:
+    """Copy finished files into a folder, each in one step.
+
+    Raises WeightsError when one is missing, OutputError when one cannot be written.
+    """
+    check_files(sources)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return [_copy(source, folder / source.name) for source in sources]

@@ -45,6 +45,7 @@ from streamer.distill.preview import Previewer
 from streamer.distill.shards import LatentClips, read_clips
 from streamer.distill.trainer import Trainer, TrainerConfig
 from streamer.models.cache import RingLayout
+from streamer.models.carry import grow_carry
 from streamer.models.checkpoint import load_weights
 from streamer.models.context import BlockCausalContext, UnrolledContext
 from streamer.models.sampler import (
@@ -421,7 +422,7 @@ def train_student(options: StudentOptions) -> bool:
         options.beginnings,
     )
     if options.start is not None:
-        load_weights(stage.student, transformer_files(options.start), may_lack="carry")
+        load_weights(stage.student, transformer_files(options.start), grow_carry)
         stage.student.to(options.device)
     if options.canvas is not None:
         load_canvas(stage.student, options.canvas)

@@ -121,7 +121,8 @@ class CaptionBatch:
     """vectors [B, N, D]; plain [B, N, D]; is_word bool [B, N]; labels long [B, attributes];
     gist [B, D].
 
-    plain: the same captions without replaced words and noise, as the table before knew them.
+    plain: the same captions and small talk without replaced words and noise, as the table before
+        knew them.
     The gist is the mean vector of the caption's own words, without small talk and noise.
     """
 
@@ -139,8 +140,8 @@ class CaptionBatch:
 class CaptionBatches:
     """Captions ready to be drawn in augmented batches.
 
-    Owned by one training run.  All words live in one matrix: the caption words first (row 0 is
-    padding), then the words that may replace them, then small talk.
+    Owned by one training run.  All words live in one matrix, after a row of padding: those of the
+    captions, small talk, and the table, of which some replace or surround them.
     """
 
     def __init__(
@@ -161,14 +162,15 @@ class CaptionBatches:
         hidden = set(hidden_words) | set(words) | set(talk_words)
         self.labels = label_examples(examples, attributes)
         self._nothing = torch.tensor([len(attribute.classes) for attribute in attributes])
-        vectors = table.look_up(words)
-        self.replacements, self._unrelated = _find_replacements(vectors, table, hidden)
         rows = [*words, *talk_words, *table.words]
         self.vectors = F.pad(table.look_up(rows), (0, 0, 1, 0))
-        before = table_before or table
+        own = self.vectors[1 : 1 + len(words)]
+        self.replacements, self._unrelated = _find_replacements(own, table, hidden)
         self._plain = self.vectors
-        if before is not table:
-            self._plain = F.pad(before.look_up(rows), (0, 0, 1, 0))
+        if table_before is not None and table_before is not table:
+            known = [word if word in table_before else "" for word in table.words]
+            rows = [*words, *talk_words, *known]
+            self._plain = F.pad(table_before.look_up(rows), (0, 0, 1, 0))
         self._table_offset = 1 + len(words) + len(talk_words)
         index = {word: 1 + i for i, word in enumerate(words)}
         talk_index = {word: 1 + len(words) + i for i, word in enumerate(talk_words)}
@@ -501,7 +503,7 @@ class TextOptions:
     """A run of `train_text`.
 
     word_vectors: a word table or an encoder made before; None: one is distilled from the teacher.
-    is_resumed: use the word table that an earlier run left in `out`.
+    is_resumed: use the word table that an earlier run left in `out`, as it is.
     start: an encoder to go on from, word table and all; where the teacher is installed, the table
         grows by the edition's words.
     dictionary: a folder with WordNet's files; nouns are told by it as well, and the word table
@@ -524,7 +526,8 @@ def train_text(
     """Train the storybook text encoder; returns the report that also lies in `out`.
 
     progress: told the step and the loss.  Raises OutputError for a folder that cannot be written,
-    ConfigError without the teacher's package, WeightsError for a word table that cannot be read.
+    ConfigError without the teacher's package, for a start of another edition and for a folder
+    without a dictionary, WeightsError for a word table that cannot be read.
     """
     training = options.training
     try:
@@ -533,11 +536,15 @@ def train_text(
         raise OutputError(f"{options.out}: cannot be written: {error.strerror}") from error
     edition = options.edition
     start = None if options.start is None else load_text_encoder(options.start)
+    if start is not None and start.config.attributes != _encoder_config(edition, 1).attributes:
+        raise ConfigError(
+            f"{options.start}: reads other classes than the {edition.name} edition has"
+        )
     before = None if start is None else start.word_table
-    if start is not None and start.config != _encoder_config(edition, start.config.word_width):
-        raise ConfigError(f"{options.start}: of other sizes or classes than the edition has")
     table = _obtain_words(options, before)
     config = _encoder_config(edition, table.width)
+    if start is not None and start.config != config:
+        raise ConfigError(f"{options.start}: of other sizes than the edition or the words have")
     examples = draw_storybook_examples(edition, training.num_captions, training.seed)
     examples += draw_fragments(edition, training.num_captions // 2, training.seed)
     hidden = _held_out_words(edition)
@@ -563,20 +570,19 @@ def _encoder_config(edition: Edition, word_width: int) -> TextEncoderConfig:
 
 
 def _obtain_words(options: TextOptions, before: WordTable | None) -> WordTable:
-    """The word table: that of the start, a given one, an earlier run's, or a new one; grown."""
+    """The word table: a given one, an earlier run's, that of the start, or a new one."""
     own = options.out / "words.safetensors"
     words = edition_words(options.edition)
-    if options.is_resumed and own.is_file():
-        return load_word_table(own)
-    if before is not None:
-        table = before
-    elif options.word_vectors is not None:
+    dictionary = None if options.dictionary is None else Dictionary(options.dictionary)
+    if options.word_vectors is not None:
         table = load_word_table(options.word_vectors)
+    elif options.is_resumed and own.is_file():
+        return load_word_table(own)
+    elif before is not None:
+        table = before if dictionary or not has_teacher() else grow_word_table(before, words)
     else:
         table = build_word_table(own_words=words)
-    if options.dictionary is not None:
-        table = grow_word_table(table, words, Dictionary(options.dictionary))
-    elif before is not None and has_teacher():
-        table = grow_word_table(table, words)
+    if dictionary is not None:
+        table = grow_word_table(table, words, dictionary)
     save_word_table(table, own)
     return table

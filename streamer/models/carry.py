@@ -12,6 +12,7 @@ The copies are values of the cache like any others, so every context serves them
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -121,3 +122,23 @@ class Carry(nn.Module):
         kept: Tensor = (torch.stack(parts, dim=2) * shares).sum(dim=2)
         moved: Tensor = self.out(self.seen(torch.cat(parts, dim=-1)) * self.moves(x))
         return kept + moved
+
+
+def grow_carry(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a transformer with fewer copies, or without a carry, made to fit one with more.
+
+    wanted: the new transformer's own, by name; its further copies stay as they are there, and
+    begin without effect.
+    """
+    grown = dict(tensors)
+    has_carry = any(name.startswith("carry.") for name in tensors)
+    for name, own in wanted.items():
+        read = tensors.get(name)
+        if read is None:
+            if name.startswith("carry.copies." if has_carry else "carry."):
+                grown[name] = own
+        elif name.startswith(("carry.shares.", "carry.seen.")) and read.ndim == own.ndim:
+            room = [new - old for old, new in zip(read.shape, own.shape, strict=True)]
+            if min(room) >= 0:
+                grown[name] = F.pad(read, [n for more in reversed(room) for n in (0, more)])
+    return grown

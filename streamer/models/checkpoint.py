@@ -6,7 +6,7 @@ its `<name>.scale`, one number a row, when it is loaded.  Nothing is skipped, re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,18 +42,23 @@ def read_tensors(paths: Sequence[Path]) -> dict[str, Tensor]:
     return result
 
 
-def load_weights(module: nn.Module, paths: Sequence[Path], may_lack: str | None = None) -> None:
+Growth = Callable[[dict[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
+"""From what was read and what a module has: what it is filled with."""
+
+
+def load_weights(module: nn.Module, paths: Sequence[Path], grow: Growth | None = None) -> None:
     """Fill a module (one on the meta device, too) from its weights files; every name must fit.
 
-    may_lack: a part of the module that stays as it is when the files have nothing of it.
+    grow: makes the weights of a smaller module fit first; what it takes from the module itself must
+        not be on the meta device.
 
     Raises WeightsError as `read_tensors` does, and when a tensor is missing, of another shape, or
     unknown to the module.
     """
     tensors = read_tensors(paths)
     wanted = module.state_dict()
-    if may_lack is not None and not any(name.startswith(f"{may_lack}.") for name in tensors):
-        tensors |= {n: t for n, t in wanted.items() if n.startswith(f"{may_lack}.")}
+    if grow is not None:
+        tensors = grow(tensors, wanted)
     where = ", ".join(str(path) for path in paths)
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise WeightsError(f"{where}: {_some(missing)} missing; is this another model's file?")

@@ -22,7 +22,7 @@ def test_a_noun_has_its_kinds_and_its_definition(folder: Path) -> None:
     assert bird.count == 25
 
 
-def test_people_are_left_out(folder: Path) -> None:
+def test_what_cannot_be_seen_is_left_out(folder: Path) -> None:
     (sense,) = Dictionary(folder).senses("coach")
     assert sense.names == ("bus", "coach")
     assert Dictionary(folder).senses("manager") == ()
@@ -51,7 +51,15 @@ def test_it_lists_single_words_without_proper_names(folder: Path) -> None:
 def test_another_folder_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="wordnet-base"):
         Dictionary(tmp_path)
-    for name in ("data.noun", "index.noun", "noun.exc", "cntlist.rev"):
-        (tmp_path / name).write_text("something else\n")
-    with pytest.raises(ConfigError, match="no WordNet"):
-        Dictionary(tmp_path)
+    for text in ("something else\n", ""):
+        for name in ("data.noun", "index.noun", "noun.exc", "cntlist.rev"):
+            (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigError, match="no WordNet"):
+            Dictionary(tmp_path)
+
+
+def test_files_that_do_not_belong_together_are_refused(folder: Path) -> None:
+    with (folder / "index.noun").open("a") as index:
+        index.write("zebra n 1 1 @ 1 0 00009999\n")
+    with pytest.raises(ConfigError, match=r"data\.noun has not all"):
+        Dictionary(folder)

@@ -8,7 +8,7 @@ import mmap
 import random
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -34,7 +34,7 @@ from streamer.distill.evaluate import (
     judge_synonyms,
     watch_prompts,
 )
-from streamer.distill.export import export_transformer
+from streamer.distill.export import copy_files, export_transformer
 from streamer.distill.looks import measure_look
 from streamer.distill.players import Player
 from streamer.distill.report import (
@@ -48,7 +48,7 @@ from streamer.distill.report import (
 )
 from streamer.distill.switches import draw_change, judge_subject_switches, judge_switches
 from streamer.engine.diffusion import DiffusionModel
-from streamer.errors import ConfigError, WeightsError
+from streamer.errors import ConfigError, OutputError, WeightsError
 from streamer.models.checkpoint import read_tensors, save_weights
 from streamer.stream import FrameBlock
 from tests.engine.tiny_model import make_tiny_config
@@ -512,27 +512,46 @@ def test_an_export_replaces_the_files_of_an_earlier_one(tmp_path: Path) -> None:
     assert not stale.exists()
 
 
-def test_an_export_leaves_the_weights_of_a_running_server_alone(tmp_path: Path) -> None:
+def test_an_export_leaves_the_files_of_a_running_server_alone(tmp_path: Path) -> None:
     for name, value in (("old", 1.0), ("new", 2.0)):
-        save_weights({"a": torch.full((700, 1000), value)}, tmp_path / f"{name}.safetensors")
-    (served,) = export_transformer([tmp_path / "old.safetensors"], tmp_path / "out", "float16", 16)
-    with served.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        before = mapped[:]
-        export_transformer([tmp_path / "new.safetensors"], tmp_path / "out", "float16", 16)
-        assert mapped[:] == before
-    assert float(read_tensors([served])["a"].max()) == 2.0
-    assert served.stat().st_mode & 0o777 == 0o644
-    assert [path.name for path in served.parent.iterdir()] == [served.name]
+        (tmp_path / name).mkdir()
+        save_weights({"a": torch.full((700, 1000), value)}, tmp_path / name / "a.safetensors")
+    served = tmp_path / "out"
+    copied = copy_files([tmp_path / "old" / "a.safetensors"], served)
+    made = export_transformer([tmp_path / "old" / "a.safetensors"], served, "float16", 16)
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("rb")) for path in (*copied, *made)]
+        maps = [mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) for file in files]
+        before = [mapped[:] for mapped in maps]
+        copy_files([tmp_path / "new" / "a.safetensors"], served)
+        export_transformer([tmp_path / "new" / "a.safetensors"], served, "float16", 16)
+        assert [mapped[:] for mapped in maps] == before
+    for path in (*copied, *made):
+        assert float(read_tensors([path])["a"].max()) == 2.0
+    assert made[0].stat().st_mode & 0o777 == 0o644
+    assert len(list(served.iterdir())) == 2
 
 
 def test_an_export_that_fails_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
     save_weights({"a": torch.ones(70, 100)}, tmp_path / "old.safetensors")
     (served,) = export_transformer([tmp_path / "old.safetensors"], tmp_path / "out", "float16", 16)
     save_weights({"a": torch.full((70, 100), 1e6)}, tmp_path / "large.safetensors", "float32")
-    with pytest.raises(WeightsError):  # float16 ends at 65,504
+    with pytest.raises(WeightsError, match=r"a reaches .* too far for float16"):
         export_transformer([tmp_path / "large.safetensors"], tmp_path / "out", "float16", 16)
+    with pytest.raises(OutputError, match="cannot be written"):
+        export_transformer([tmp_path / "old.safetensors"], served, "float16", 16)
     assert float(read_tensors([served])["a"].max()) == 1.0
     assert [path.name for path in served.parent.iterdir()] == [served.name]
+
+
+def test_an_export_looks_for_all_its_files_first(tmp_path: Path) -> None:
+    student = tmp_path / "student" / "export"
+    student.mkdir(parents=True)
+    save_weights({"a": torch.ones(70, 100)}, student / "transformer.safetensors")
+    arguments = ("--student", student.parent, "--vae", tmp_path / "none")
+    result = run("export", "--to", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_export_of_nothing_and_of_a_run_without_an_end_are_refused(tmp_path: Path) -> None:

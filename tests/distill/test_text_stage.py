@@ -227,20 +227,34 @@ def test_a_dictionary_moves_nouns_to_what_they_are_kinds_of(
     assert torch.cosine_similarity(again.look_up(["macaw"]), grown.look_up(["macaw"])) > 0.98
 
 
-def test_a_run_with_a_dictionary_reads_as_the_one_it_starts_from(
+def test_a_run_with_a_dictionary_grows_the_table_it_starts_from(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(words_module, "_load_teacher", lambda: (read_bags, []))
-    monkeypatch.setattr("streamer.distill.text_stage.has_teacher", lambda: True)
-    training = TextTraining(num_captions=200, steps=4, batch=16, report_captions=20)
+    training = TextTraining(num_captions=40, steps=2, batch=16, report_captions=20)
     train_text(TextOptions(tmp_path / "a", SMALL, training=training))
     first = tmp_path / "a" / "text.safetensors"
     folder = write_wordnet(tmp_path)
     options = TextOptions(tmp_path / "b", SMALL, training=training, start=first, dictionary=folder)
     train_text(options)
     before, after = (load_text_encoder(tmp_path / run / "text.safetensors") for run in "ab")
-    assert {"animal", "engine"} <= set(after.word_table.words) - set(before.word_table.words)
+    assert set(after.word_table.words) - set(before.word_table.words) == {"animal", "engine"}
     assert load_word_table(tmp_path / "b" / "words.safetensors").words == after.word_table.words
+    monkeypatch.setattr(words_module, "_load_teacher", lambda: pytest.fail("looked for again"))
+    train_text(replace(options, is_resumed=True))
+    train_text(replace(options, is_resumed=True, start=None))
+
+
+def test_a_table_that_has_the_nouns_of_a_dictionary_gets_no_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(words_module, "_load_teacher", lambda: (read_bags, []))
+    monkeypatch.setattr(words_module, "_NOUNS", 8)  # bird, parrot, macaw, bus, coach, mouse, ...
+    table = build_word_table(num_words=10_000, width=40)
+    dictionary = Dictionary(write_wordnet(tmp_path))
+    grown = grow_word_table(table, (), dictionary)
+    assert len(grown.words) == len(table.words) + 1
+    assert grow_word_table(grown, (), dictionary).words == grown.words
 
 
 def test_what_a_batch_imitates_has_the_words_as_captions_say_them(tiny_table: WordTable) -> None:
@@ -248,15 +262,26 @@ def test_what_a_batch_imitates_has_the_words_as_captions_say_them(tiny_table: Wo
     batches = CaptionBatches(tiny_examples(), TINY_ATTRIBUTES, moved, table_before=tiny_table)
     training = replace(TINY_TRAINING, replace_chance=0.5, noise=0.0)
     batch = batches.draw(training, 12, random.Random(1))
-    said = {tuple(row.tolist()) for row in moved.look_up(moved.words)}
-    captions = ("at", "day", "night", "rain", "snow")
-    meant = {tuple(row.tolist()) for row in tiny_table.look_up(captions)}
-    replaced = {tuple(row.tolist()) for row in tiny_table.look_up(tuple(NEAR))}
-    unknown = {(0.0,) * 16}
-    assert {tuple(row.tolist()) for row in batch.vectors[batch.is_word]} <= said | unknown
-    plain = {tuple(row.tolist()) for row in batch.plain[batch.is_word]}
-    assert meant <= plain
-    assert not plain & replaced
+    said, meant = batch.vectors[batch.is_word], batch.plain[batch.is_word]
+    captions = ["at", "day", "night", "rain", "snow"]
+    counts = dict.fromkeys((*captions, *NEAR), 0)
+    for word in counts:
+        is_said = (said == moved.look_up([word])).all(dim=1)
+        counts[word] = int(is_said.sum())
+        same = (meant[is_said] == tiny_table.look_up([word])).all(dim=1)
+        if word in captions:
+            assert same.all()
+        else:  # it stands for another one
+            concept = tiny_table.look_up([NEAR[word]])
+            assert (meant[is_said] == concept).all()
+    assert min(counts.values()) > 0
+
+
+def test_the_command_names_a_folder_that_is_no_dictionary(tmp_path: Path) -> None:
+    arguments = ["text", "--out", str(tmp_path), "--dictionary", str(tmp_path)]
+    result = CliRunner().invoke(distill, arguments)
+    assert result.exit_code == 2
+    assert "apt install wordnet-base" in result.stderr
 
 
 def test_a_missing_teacher_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +322,7 @@ def test_an_encoder_that_goes_on_from_another_keeps_what_its_free_slots_say(
         for run in "abc"
     ]
     assert (free[1] - free[0]).square().mean() < 0.5 * (free[2] - free[0]).square().mean()
-    with pytest.raises(ConfigError, match="other sizes or classes"):
+    with pytest.raises(ConfigError, match="reads other classes"):
         train_text(TextOptions(tmp_path / "d", load_edition("full"), training=later, start=first))
 
 

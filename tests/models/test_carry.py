@@ -1,13 +1,16 @@
 """What is carried over: copies of patches of the past, at full width."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from streamer_kernels import load_ops
 
+from streamer.errors import WeightsError
 from streamer.models.cache import RingLayout
-from streamer.models.carry import Carry
+from streamer.models.carry import Carry, grow_carry
+from streamer.models.checkpoint import load_weights, save_weights
 from streamer.models.context import BlockCausalContext
 from streamer.models.rotary import token_table
 from streamer.models.transformer import CausalWanTransformer, TransformerConfig
@@ -47,6 +50,39 @@ def test_a_new_one_changes_nothing():
         with torch.no_grad():
             flows.append(network(latents, 1000 * sigma, network.encode_text(TEXT), context))
     torch.testing.assert_close(*flows, rtol=0, atol=0)
+
+
+def flow_of(network: CausalWanTransformer) -> torch.Tensor:
+    chance = torch.Generator().manual_seed(2)
+    latents = torch.randn(1, 6, 4, 4, 6, generator=chance)
+    context = BlockCausalContext([3, 3], RingLayout(6))
+    return network(latents, torch.tensor([[300.0, 1000.0]]), network.encode_text(TEXT), context)
+
+
+@pytest.mark.parametrize("carries", [0, 1])
+def test_further_copies_begin_without_effect(carries: int, tmp_path: Path):
+    small = new_network(replace(SIZES, carries=carries))
+    for parameter in small.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    path = tmp_path / "weights.safetensors"
+    save_weights(small.state_dict(), path, "float32")
+    grown = new_network(replace(SIZES, carries=3))
+    with pytest.raises(WeightsError):
+        load_weights(grown, [path])
+    load_weights(grown, [path], grow_carry)
+    torch.testing.assert_close(flow_of(grown), flow_of(small))
+    torch.autograd.backward(flow_of(grown).square().sum())
+    learned = grown.carry.shares.weight.grad
+    assert learned is not None
+    assert learned[-1].abs().max() > 0
+
+
+def test_weights_that_lack_half_of_a_carry_are_damaged(tmp_path: Path):
+    weights = new_network(SIZES).state_dict()
+    path = tmp_path / "weights.safetensors"
+    save_weights({n: w for n, w in weights.items() if n != "carry.out.weight"}, path)
+    with pytest.raises(WeightsError, match=r"carry\.out\.weight is missing"):
+        load_weights(new_network(replace(SIZES, carries=3)), [path], grow_carry)
 
 
 def new_carry() -> Carry:
