@@ -47,7 +47,7 @@ class _Synset:
 
 
 class Dictionary:
-    """Nouns and their senses.  Read-only; about 60 MB while it lives."""
+    """Nouns and their senses.  Read-only; about 85 MB while it lives."""
 
     def __init__(self, folder: Path) -> None:
         """folder: with data.noun, index.noun, noun.exc and cntlist.rev.

@@ -579,7 +579,11 @@ def _obtain_words(options: TextOptions, before: WordTable | None) -> WordTable:
     elif options.is_resumed and own.is_file():
         return load_word_table(own)
     elif before is not None:
-        table = before if dictionary or not has_teacher() else grow_word_table(before, words)
+        table = (
+            before
+            if dictionary is not None or not has_teacher()
+            else grow_word_table(before, words)
+        )
     else:
         table = build_word_table(own_words=words)
     if dictionary is not None:
