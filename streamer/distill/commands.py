@@ -355,19 +355,15 @@ def export(
 ) -> None:
     """Copy the newest exports of some runs to where a configuration looks for them."""
     from streamer.distill.blueprint import transformer_files
-    from streamer.distill.export import (
-        as_storage,
-        check_files,
-        copy_files,
-        export_transformer,
-    )
+    from streamer.distill.export import as_storage, check_files, copy_files, export_transformer
 
     finished: list[Path] = []
     if vae_run is not None:
         finished += [vae_run / "export" / name for name in ("vae.json", "vae.safetensors")]
     if text_run is not None:
         finished.append(text_run / "text.safetensors")
-        finished += [path for path in (text_run / "vocabulary.json",) if path.exists()]
+        if (listing := text_run / "vocabulary.json").exists():
+            finished.append(listing)
     if classifier_run is not None:
         finished.append(classifier_run / "export" / "classifier.safetensors")
     check_files(finished)

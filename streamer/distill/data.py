@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from streamer.distill.captions import sample_pair
+from streamer.distill.replacing import replacing
 from streamer.distill.shards import LatentClips
 from streamer.distill.world import Renderer
 from streamer.models.text import TextEncoder
@@ -184,7 +185,6 @@ def build_shards(
                 held_out=index == 0,
                 leap_share=leap_share,
             )
-            partial = path.with_suffix(".partial")
-            save_file(dict(vars(clips)), partial)
-            partial.rename(path)
+            with replacing(path) as partial:
+                save_file(dict(vars(clips)), partial)
         on_progress(index + 1)

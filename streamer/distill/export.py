@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from streamer.distill.replacing import replacing
 from streamer.errors import OutputError, WeightsError
 from streamer.models.checkpoint import read_tensors, save_weights
 
@@ -53,19 +55,14 @@ def export_transformer(
         size += own
     names = [f"transformer-{i}-of-{len(shards)}.safetensors" for i in range(1, len(shards) + 1)]
     paths = [folder / name for name in (names if len(shards) > 1 else ["transformer.safetensors"])]
-    partial = [path.with_name(f"{path.name}.partial") for path in paths]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
+        with ExitStack() as stack:
+            partial = [stack.enter_context(replacing(path)) for path in paths]
             for shard, path in zip(shards, partial, strict=True):
                 save_weights(shard, path, storage)
+                path.chmod(0o644)  # safetensors writes for the owner alone; a server may be another
             _compare(tensors, read_tensors(partial), folder, storage)
-            for new, path in zip(partial, paths, strict=True):
-                new.chmod(0o644)  # safetensors writes for the owner alone; a server may be another
-                new.replace(path)
-        finally:
-            for path in partial:
-                path.unlink(missing_ok=True)
         for old in folder.glob("transformer*.safetensors"):
             if old not in (*sources, *paths):
                 old.unlink()
@@ -120,9 +117,6 @@ def copy_files(sources: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def _copy(source: Path, target: Path) -> Path:
-    partial = target.with_name(f"{target.name}.partial")
-    try:
+    with replacing(target) as partial:
         shutil.copyfile(source, partial)
-        return partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    return target

@@ -22,6 +22,7 @@ from torch import Tensor
 from streamer.distill.draws import draw_noise, send
 from streamer.distill.losses import guided_flow
 from streamer.distill.ranks import num_ranks, rank, wait_for_ranks
+from streamer.distill.replacing import replacing
 from streamer.distill.shards import ClipSource
 from streamer.distill.stored_clips import LIGHT_BYTES
 from streamer.errors import ConfigError, WeightsError
@@ -138,9 +139,8 @@ def build_trajectories(
                 "text": text.half().cpu(),
                 "levels": torch.tensor(levels),
             }
-            partial = path.with_suffix(".partial")
-            save_file(tensors, partial)
-            partial.rename(path)
+            with replacing(path) as partial:
+                save_file(tensors, partial)
         on_progress(index + 1)
     wait_for_ranks()
 

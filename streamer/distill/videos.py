@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from streamer.config import StreamSection
+from streamer.distill.replacing import replacing
 from streamer.errors import ConfigError
 from streamer.models.text import TextEncoder
 from streamer.models.vae import VideoVAE
@@ -197,9 +198,8 @@ def _write_video(
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.rename(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial)
 
 
 def _fit(frame: av.VideoFrame, height: int, width: int) -> Tensor:

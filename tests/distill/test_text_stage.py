@@ -268,12 +268,8 @@ def test_what_a_batch_imitates_has_the_words_as_captions_say_them(tiny_table: Wo
     for word in counts:
         is_said = (said == moved.look_up([word])).all(dim=1)
         counts[word] = int(is_said.sum())
-        same = (meant[is_said] == tiny_table.look_up([word])).all(dim=1)
-        if word in captions:
-            assert same.all()
-        else:  # it stands for another one
-            concept = tiny_table.look_up([NEAR[word]])
-            assert (meant[is_said] == concept).all()
+        # A word that no caption has stands for the one it replaced.
+        assert (meant[is_said] == tiny_table.look_up([NEAR.get(word, word)])).all()
     assert min(counts.values()) > 0
 
 
