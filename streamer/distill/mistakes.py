@@ -6,12 +6,19 @@ from time to time, without gradients.  What they have become is kept in a DriftB
 it are put into the history of training clips of the same text, whose true continuation is the
 target: the student learns to leave its own mistakes behind.  To recycle a model's errors into its
 history is Stable Video Infinity's idea (Li et al. 2025, arXiv:2510.09212).
+
+Such a stream is another one than the clip: only pieces of it can be put in.  What fades all over
+the picture needs a history that is the clip's own and yet as worn as a stream is after many blocks.
+So a few clips are kept as AgeingClips, and the student makes each again and again, every time from
+what it made the time before: one more block's faults are added, and it stays the same clip.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from streamer.distill.shards import LatentClips
 
 
 class DriftBank(nn.Module):
@@ -47,6 +54,38 @@ class DriftBank(nn.Module):
         """Some blocks [count, F, C, H, W] by chance, and the clips that go with them [count]."""
         chosen = torch.randint(len(self), (count,), generator=generator)
         return self.blocks[chosen], self.rows[chosen].cpu()
+
+
+class AgeingClips(nn.Module):
+    """Some clips as the student has made them again so far.  Buffers only.
+
+    count: how many there are at a time.  clip_shape: F, C, H, W of a clip.
+    """
+
+    latents: Tensor
+    rows: Tensor
+
+    def __init__(self, count: int, clip_shape: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.register_buffer("latents", torch.zeros(count, *clip_shape))
+        self.register_buffer("rows", torch.full((count,), -1))
+
+    @torch.no_grad()
+    def draw(
+        self, count: int, renewed: float, clips: LatentClips, generator: torch.Generator
+    ) -> Tensor:
+        """Which ones to make again: [count].
+
+        renewed: share of them that are true clips of an unchanging world again, by chance.
+        """
+        slots = torch.randperm(len(self.rows), generator=generator)[:count]
+        is_new = torch.rand(count, generator=generator) < renewed
+        is_new |= self.rows[slots].cpu() < 0
+        steady = (clips.switch == 0).nonzero()[:, 0]
+        rows = steady[torch.randint(len(steady), (count,), generator=generator)][is_new]
+        self.rows[slots[is_new]] = rows.to(self.rows)
+        self.latents[slots[is_new]] = clips.latents[rows].to(self.latents)
+        return slots
 
 
 def put_pieces(

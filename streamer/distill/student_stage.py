@@ -6,6 +6,8 @@ at the noise levels of the serving steps (Huang et al. 2025, arXiv:2506.08009, s
 the scheme).  Alone it drifts: it never saw its own mistakes.  So a share of the history is made by
 the student itself: true blocks are noised and denoised again, block after block through its own
 cache, and the target stays the true clip (self-resampling, Guo et al. 2025, arXiv:2512.15702).
+What comes out is noised and denoised again in later steps, so that a history may be as worn as a
+stream is after many blocks, and is still that of the clip.
 After a prompt change everything is seen under the new text, which is what `recache` does.  In a
 share of the rest, tokens of the history are swapped for those of another clip, and pieces of it for
 what the student's own long streams became: what a stream once got wrong must not be believed for
@@ -39,7 +41,7 @@ from streamer.distill.blueprint import (
 from streamer.distill.canvas_stage import load_canvas
 from streamer.distill.checkpoints import find_checkpoints
 from streamer.distill.losses import flow_matching_loss, guided_flow
-from streamer.distill.mistakes import DriftBank, put_pieces, swap_tokens
+from streamer.distill.mistakes import AgeingClips, DriftBank, put_pieces, swap_tokens
 from streamer.distill.optimizer import Muon, build_optimizer
 from streamer.distill.preview import Previewer
 from streamer.distill.shards import LatentClips, read_clips
@@ -64,6 +66,10 @@ _MOST_MOVING = 8.0
 """Times the mean motion of a clip's tokens beyond which more motion does not count more."""
 _DRIFT_KEPT_EVERY = 6
 """Every which block of a drifting stream is kept."""
+_AGEING_BATCHES = 4
+"""How many steps' clips are being made again and again at a time."""
+_LARGEST_LATENT = 16.0
+"""No latent of a render is beyond it; what the student makes is cut there before it is used."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class StudentStageConfig:
     caption_dropout: share of beginnings that are told nothing.
     context_noise: greatest noise level mixed into the clean history, whose timestep stays 0.
     resampled_share: share of steps in which the student makes the history itself.
+    resampled_times: how many times it makes that of a clip, in the mean: each time from the last.
     guidance: how far the text is exaggerated where a scene begins; 1 learns from the data alone.
     reread_every: steps before the shards are read again (they may still be growing).
     """
@@ -90,6 +97,7 @@ class StudentStageConfig:
     step_share: float = 0.75
     context_noise: float = 0.12
     resampled_share: float = 0.0
+    resampled_times: float = 6.0
     swapped_share: float = 0.25
     drifted_share: float = 0.0
     drifted_blocks: int = 36
@@ -140,6 +148,9 @@ class StudentStage:
         self._guide: CausalWanTransformer | None = None
         block_shape = (layout.block, *self._clips.frame_shape)
         self._drifted = DriftBank(_BANK_BLOCKS, block_shape).to(self.device)
+        clip_shape = (self._clips.latents.shape[1], *self._clips.frame_shape)
+        num_ageing = _AGEING_BATCHES * self.config.clips
+        self._ageing = AgeingClips(num_ageing, clip_shape).to(self.device)
 
     def begin_guidance(self) -> None:
         """Freeze a copy of the student as it is now; it is asked for guided flows from now on."""
@@ -147,10 +158,13 @@ class StudentStage:
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """The transformer, and what its streams became where that is used."""
-        if not self.config.drifted_share:
-            return {"student": self.student}
-        return {"student": self.student, "drifted": self._drifted}
+        """The transformer, and what its streams and clips became where that is used."""
+        modules: dict[str, nn.Module] = {"student": self.student}
+        if self.config.drifted_share:
+            modules["drifted"] = self._drifted
+        if self.config.resampled_share:
+            modules["ageing"] = self._ageing
+        return modules
 
     @property
     def averaged(self) -> tuple[str, ...]:
@@ -176,22 +190,24 @@ class StudentStage:
             told = torch.rand(len(clips), 1, 1, 1, generator=generator)
             is_told = told >= self.config.caption_dropout
             clips = replace(clips, text=torch.where(is_told, clips.text, self._nothing.cpu()))
-            return self._flow_loss(clips, generator, False)
-        is_resampled = bool(torch.rand((), generator=generator) < self.config.resampled_share)
-        is_drifted = bool(torch.rand((), generator=generator) < self.config.drifted_share)
-        if is_drifted and not is_resampled:
+            return self._flow_loss(clips, generator)
+        if bool(torch.rand((), generator=generator) < self.config.resampled_share):
+            slots = self._ageing.draw(
+                self.config.clips, 1 / self.config.resampled_times, self._clips, generator
+            )
+            clips = self._clips.rows(self._ageing.rows[slots].cpu())
+            return self._flow_loss(clips, generator, slots=slots)
+        if bool(torch.rand((), generator=generator) < self.config.drifted_share):
             drifted, rows = self._drifted.draw(self.config.clips, generator)
-            return self._flow_loss(self._clips.rows(rows), generator, False, drifted)
-        return self._flow_loss(
-            self._clips.draw(self.config.clips, generator), generator, is_resampled
-        )
+            return self._flow_loss(self._clips.rows(rows), generator, drifted)
+        return self._flow_loss(self._clips.draw(self.config.clips, generator), generator)
 
     @torch.no_grad()
     def sample_sheet(self, path: Path) -> dict[str, float]:
         """Streams of the examples, and the loss on combinations that training never saw."""
         generator = torch.Generator().manual_seed(1)
         indices = torch.arange(min(16, len(self._held_out)))
-        loss, _ = self._flow_loss(self._held_out.rows(indices), generator, False)
+        loss, _ = self._flow_loss(self._held_out.rows(indices), generator)
         self._previewer.draw(self.student, path)
         return {"held_out_loss": loss.item()}
 
@@ -204,9 +220,10 @@ class StudentStage:
         self,
         clips: LatentClips,
         generator: torch.Generator,
-        is_resampled: bool,
         drifted: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
+        """drifted: blocks for pieces of the history.  slots: these clips among the ageing ones."""
         clean = clips.latents.to(self.device)
         batch, frames = clean.shape[:2]
         block = self.layout.block
@@ -222,7 +239,10 @@ class StudentStage:
         noisy = add_noise(clean, noise, sigma)
         latents, told = noisy, sigma * 1000
         if not is_alone:
-            history = self._history(clean, text, generator, is_resampled)
+            if slots is None:
+                history = self._blemish(clean, generator)
+            else:
+                history = self._age(clean, text, slots, generator)
             if drifted is not None:
                 patch = self.student.config.patch[1:]
                 history = put_pieces(history, drifted.to(self.device), patch, generator)
@@ -253,7 +273,7 @@ class StudentStage:
                     ("last", weight * (sigma < self.steps.sigmas[-1] + 0.01)),
                 )
             }
-        kind = "_drifted" if drifted is not None else "_resampled" if is_resampled else ""
+        kind = "_drifted" if drifted is not None else "_resampled" if slots is not None else ""
         return loss, {f"{name}{kind}": number for name, number in numbers.items()}
 
     @torch.no_grad()
@@ -300,12 +320,8 @@ class StudentStage:
             return read_clips(self._beginnings)
         return self._clips.beginnings(self.layout.block)
 
-    def _history(
-        self, clean: Tensor, text: Tensor, generator: torch.Generator, is_resampled: bool
-    ) -> Tensor:
-        """What the noisy blocks of a step look back at, with mistakes of some kind."""
-        if is_resampled:
-            return self._resample(clean, text, generator)
+    def _blemish(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """True clips as a history: with some noise and with swapped tokens."""
         batch, frames = clean.shape[:2]
         level = torch.rand(batch, 1, generator=generator) * self.config.context_noise
         extra = torch.randn(clean.shape, generator=generator).to(self.device)
@@ -340,15 +356,22 @@ class StudentStage:
         return torch.where(is_serving, picked, anywhere).to(self.device)
 
     @torch.no_grad()
-    def _resample(self, clean: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
-        """The clip as the student itself would have made it from a noisy copy, block after block.
+    def _age(
+        self, clean: Tensor, text: Tensor, slots: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Ageing clips as the student makes them from noisy copies, block after block.
 
         Each block starts at one of the serving levels below pure noise, so it stays the same clip.
+        The first one, which a stream keeps in sight for ever, is made from the true one; the last
+        one, which no other looks back at, stays as it is.
         """
+        block = self.layout.block
+        worn = torch.cat([clean[:, :block], self._ageing.latents[slots][:, block:]], 1)
         keys = self.student.encode_text(text)
         context = UnrolledContext(self.student.config.num_caches, self.layout)
         made = []
-        for part in torch.split(clean, self.layout.block, dim=1):
+        *parts, last = torch.split(worn, block, dim=1)
+        for part in parts:
             first = int(torch.randint(1, len(self.steps.sigmas), (), generator=generator))
             context.begin()
             latents = part
@@ -359,10 +382,13 @@ class StudentStage:
                 latents = add_noise(latents, noise, sigma)
                 told = torch.full((len(part),), timestep, device=self.device)
                 latents = to_clean(latents, self.student(latents, told, keys, context), sigma)
+            latents = latents.float().clamp(-_LARGEST_LATENT, _LARGEST_LATENT)
             self.student(latents, torch.zeros(len(part), device=self.device), keys, context)
             context.commit()
             made.append(latents)
-        return torch.cat(made, 1)
+        history = torch.cat([*made, last], 1)
+        self._ageing.latents[slots] = history
+        return history
 
     def stream(self, text: str, seed: int, num_blocks: int) -> Tensor:
         """The first blocks of a stream, as the server would make them: [1, F, C, H, W]."""

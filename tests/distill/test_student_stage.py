@@ -12,7 +12,7 @@ from streamer.distill.blueprint import TRANSFORMER_FILE
 from streamer.distill.checkpoints import find_checkpoints
 from streamer.distill.data import build_shards, render_pairs
 from streamer.distill.edition import load_edition
-from streamer.distill.mistakes import put_pieces, swap_tokens
+from streamer.distill.mistakes import AgeingClips, put_pieces, swap_tokens
 from streamer.distill.shards import LatentClips, read_clips
 from streamer.distill.student_stage import StudentStage, StudentStageConfig
 from streamer.distill.trainer import Trainer, TrainerConfig
@@ -115,19 +115,63 @@ def test_a_student_that_predicts_clean_latents_is_judged_by_them_at_every_level(
         return seen[-1]
 
     monkeypatch.setattr(student_stage, "to_clean", clean)
-    stage._flow_loss(clips, torch.Generator().manual_seed(0), is_resampled=False)
+    stage._flow_loss(clips, torch.Generator().manual_seed(0))
     torch.testing.assert_close(gaps[0], clips.latents - seen[0], atol=1e-5, rtol=1e-4)
 
 
 def test_a_resampled_history_is_made_by_the_student_and_stays_near_the_clip(tmp_path: Path):
     stage = new_stage(write_clips(tmp_path))
-    clips = read_clips(tmp_path).rows(torch.arange(4))
-    made = stage._resample(clips.latents, clips.text[:, 0], torch.Generator().manual_seed(1))
+    chance = torch.Generator().manual_seed(1)
+    slots = stage._ageing.draw(4, 1.0, stage._clips, chance)
+    clips = stage._clips.rows(stage._ageing.rows[slots])
+    made = stage._age(clips.latents, clips.text[:, 0], slots, chance)
     assert made.shape == clips.latents.shape
     assert not made.requires_grad
     assert not torch.allclose(made, clips.latents)
     together = torch.corrcoef(torch.stack([made.flatten(), clips.latents.flatten()]))[0, 1]
     assert together > 0.3
+
+
+def test_a_history_ages_from_what_it_was_the_time_before_save_for_its_first_block(tmp_path: Path):
+    stage = new_stage(write_clips(tmp_path))
+    slots = stage._ageing.draw(4, 1.0, stage._clips, torch.Generator().manual_seed(1))
+    clips = stage._clips.rows(stage._ageing.rows[slots])
+
+    def age() -> torch.Tensor:
+        chance = torch.Generator().manual_seed(2)
+        return stage._age(clips.latents, clips.text[:, 0], slots, chance)
+
+    once = age()
+    assert stage._ageing.latents[slots].equal(once)
+    twice = age()
+    assert twice[:, :3].equal(once[:, :3])
+    faults = [(made - clips.latents)[:, 3:].square().mean() for made in (once, twice)]
+    assert faults[1] > 1.2 * faults[0]
+
+
+def test_what_a_student_makes_of_a_history_is_bounded(tmp_path: Path):
+    stage = new_stage(write_clips(tmp_path))
+    torch.nn.init.normal_(stage.student.head.head.weight, std=50.0)
+    slots = stage._ageing.draw(4, 1.0, stage._clips, torch.Generator().manual_seed(1))
+    clips = stage._clips.rows(stage._ageing.rows[slots])
+    made = stage._age(clips.latents, clips.text[:, 0], slots, torch.Generator().manual_seed(2))
+    assert made.abs().max() == 16
+
+
+def test_ageing_clips_are_of_one_world_and_are_true_again_after_a_while(tmp_path: Path):
+    clips = read_clips(write_clips(tmp_path))
+    ageing = AgeingClips(6, (9, 4, 4, 4))
+    chance = torch.Generator().manual_seed(0)
+    renewed = []
+    for _ in range(200):
+        slots = ageing.draw(2, 0.25, clips, chance)
+        rows = ageing.rows[slots]
+        assert not clips.switch[rows].any()
+        is_new = (ageing.latents[slots] == clips.latents[rows]).flatten(1).all(1)
+        renewed += is_new.tolist()
+        ageing.latents[slots] += 1
+    assert all(renewed[:2])
+    assert 0.18 < sum(renewed) / len(renewed) < 0.33
 
 
 def test_blocks_before_a_change_of_prompt_teach_nothing(tmp_path: Path):
@@ -136,8 +180,8 @@ def test_blocks_before_a_change_of_prompt_teach_nothing(tmp_path: Path):
     assert clips.switch.item() == 2
     changed = read_clips(tmp_path).rows(torch.tensor([3]))
     changed.text[:, 0] = 7.0
-    first, _ = stage._flow_loss(clips, torch.Generator().manual_seed(0), False)
-    second, _ = stage._flow_loss(changed, torch.Generator().manual_seed(0), False)
+    first, _ = stage._flow_loss(clips, torch.Generator().manual_seed(0))
+    second, _ = stage._flow_loss(changed, torch.Generator().manual_seed(0))
     assert first == second
 
 
@@ -145,7 +189,7 @@ def test_the_first_block_of_a_piece_from_the_middle_teaches_nothing(tmp_path: Pa
     stage = new_stage(write_clips(tmp_path))
     clips = read_clips(tmp_path).rows(torch.tensor([1]))
     assert not clips.begins.item()
-    _, numbers = stage._flow_loss(clips, torch.Generator().manual_seed(0), False)
+    _, numbers = stage._flow_loss(clips, torch.Generator().manual_seed(0))
     assert numbers["x0_start"] == 0
 
 
@@ -311,7 +355,7 @@ def test_guidance_is_that_of_the_frozen_start_and_only_where_a_scene_begins(tmp_
     clips = read_clips(tmp_path).rows(torch.tensor([0]))
 
     def loss() -> float:
-        return stage._flow_loss(clips, torch.Generator().manual_seed(0), False)[0].item()
+        return stage._flow_loss(clips, torch.Generator().manual_seed(0))[0].item()
 
     plain = loss()
     stage.begin_guidance()
