@@ -81,8 +81,7 @@ class AgeingClips(nn.Module):
         slots = torch.randperm(len(self.rows), generator=generator)[:count]
         is_new = torch.rand(count, generator=generator) < renewed
         is_new |= self.rows[slots].cpu() < 0
-        steady = (clips.switch == 0).nonzero()[:, 0]
-        rows = steady[torch.randint(len(steady), (count,), generator=generator)][is_new]
+        rows = clips.draw_steady(count, generator)[is_new]
         self.rows[slots[is_new]] = rows.to(self.rows)
         self.latents[slots[is_new]] = clips.latents[rows].to(self.latents)
         return slots

@@ -117,6 +117,11 @@ class LatentClips:
         channels, height, width = self.latents.shape[2:]
         return channels, height, width
 
+    def draw_steady(self, count: int, generator: torch.Generator) -> Tensor:
+        """Rows [count] of clips whose prompt never changes, by chance."""
+        steady = (self.switch == 0).nonzero()[:, 0]
+        return steady[torch.randint(len(steady), (count,), generator=generator)]
+
     def beginnings(self, block: int) -> LatentClips:
         """The first blocks, of `block` latent frames, of the clips that begin their world."""
         rows = self.begins.nonzero()[:, 0]

@@ -299,9 +299,8 @@ class StudentStage:
     @torch.no_grad()
     def _drift(self, generator: torch.Generator) -> None:
         """Run streams under texts of clips, and keep what they become, every few blocks."""
-        steady = (self._clips.switch == 0).nonzero()[:, 0]
         count = self.config.drifted_streams
-        rows = steady[torch.randint(len(steady), (count,), generator=generator)]
+        rows = self._clips.draw_steady(count, generator)
         keys = self.student.encode_text(self._clips.rows(rows).text[:, 0].to(self.device))
         context = UnrolledContext(self.student.config.num_caches, self.layout)
         size = (count, self.layout.block, *self._clips.frame_shape)
