@@ -232,6 +232,8 @@ def world(
 )
 @click.option("--resampled", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Share of steps whose history the student makes itself.")  # fmt: skip
+@click.option("--resampled-times", type=click.FloatRange(1), default=6.0, show_default=True,
+              help="Times it makes that of a clip, in the mean: each from the last.")  # fmt: skip
 @click.option("--drifted", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Share of the others whose history shows what long streams end as.")  # fmt: skip
 @click.option("--guidance", type=click.FloatRange(1), default=1.0, show_default=True,
@@ -257,6 +259,7 @@ def student(
     beginnings: Path | None,
     beginning_share: float,
     resampled: float,
+    resampled_times: float,
     drifted: float,
     guidance: float,
     start: Path | None,
@@ -285,6 +288,7 @@ def student(
             beginnings=6 * clips,
             beginning_share=beginning_share,
             resampled_share=resampled,
+            resampled_times=resampled_times,
             drifted_share=drifted,
             guidance=guidance,
             muon_lr=muon_lr,

@@ -149,7 +149,7 @@ class StudentStage:
         block_shape = (layout.block, *self._clips.frame_shape)
         self._drifted = DriftBank(_BANK_BLOCKS, block_shape).to(self.device)
         clip_shape = (self._clips.latents.shape[1], *self._clips.frame_shape)
-        num_ageing = _AGEING_BATCHES * self.config.clips
+        num_ageing = _AGEING_BATCHES * self.config.clips if self.config.resampled_share else 0
         self._ageing = AgeingClips(num_ageing, clip_shape).to(self.device)
 
     def begin_guidance(self) -> None:
