@@ -120,7 +120,7 @@ def test_a_student_that_predicts_clean_latents_is_judged_by_them_at_every_level(
 
 
 def test_a_resampled_history_is_made_by_the_student_and_stays_near_the_clip(tmp_path: Path):
-    stage = new_stage(write_clips(tmp_path))
+    stage = new_stage(write_clips(tmp_path), resampled_share=1.0)
     chance = torch.Generator().manual_seed(1)
     slots = stage._ageing.draw(4, 1.0, stage._clips, chance)
     clips = stage._clips.rows(stage._ageing.rows[slots])
@@ -133,7 +133,7 @@ def test_a_resampled_history_is_made_by_the_student_and_stays_near_the_clip(tmp_
 
 
 def test_a_history_ages_from_what_it_was_the_time_before_save_for_its_first_block(tmp_path: Path):
-    stage = new_stage(write_clips(tmp_path))
+    stage = new_stage(write_clips(tmp_path), resampled_share=1.0)
     slots = stage._ageing.draw(4, 1.0, stage._clips, torch.Generator().manual_seed(1))
     clips = stage._clips.rows(stage._ageing.rows[slots])
 
@@ -150,7 +150,7 @@ def test_a_history_ages_from_what_it_was_the_time_before_save_for_its_first_bloc
 
 
 def test_what_a_student_makes_of_a_history_is_bounded(tmp_path: Path):
-    stage = new_stage(write_clips(tmp_path))
+    stage = new_stage(write_clips(tmp_path), resampled_share=1.0)
     torch.nn.init.normal_(stage.student.head.head.weight, std=50.0)
     slots = stage._ageing.draw(4, 1.0, stage._clips, torch.Generator().manual_seed(1))
     clips = stage._clips.rows(stage._ageing.rows[slots])
