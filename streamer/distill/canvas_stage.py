@@ -49,7 +49,8 @@ class CanvasStage:
     """The canvas of one size of transformer, and first blocks of clips.
 
     nothing: [K, E], the encoding of an empty text.
-    Raises ConfigError for a transformer that has no canvas.
+    start: an earlier export to go on from, when the world has changed; None: new weights.
+    Raises ConfigError for a transformer without a canvas, WeightsError for a start of other sizes.
     """
 
     def __init__(
@@ -61,12 +62,16 @@ class CanvasStage:
         config: CanvasStageConfig | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        start: Path | None = None,
     ) -> None:
         if not sizes.text_canvas:
             raise ConfigError("the model has no text_canvas; there is nothing to teach it")
         self.config = config or CanvasStageConfig()
         self.device = torch.device(device)
-        self._network = new_transformer(sizes, seed).to(self.device)
+        self._network = new_transformer(sizes, seed)
+        if start is not None:
+            load_canvas(self._network, start)
+        self._network.to(self.device)
         self._nothing = nothing.to(self.device)
         self._text = beginnings.text[:, 0]
         self._patches = self._cut(beginnings)

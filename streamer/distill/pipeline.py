@@ -29,9 +29,7 @@ shards_option = click.option(
 start_option = click.option(
     "--start", type=PathType, help="Export, or `config`.  [default: new weights]"
 )
-canvas_option = click.option(
-    "--canvas", type=PathType, help="Export of `canvas`, for new weights to begin with."
-)
+canvas_option = click.option("--canvas", type=PathType, help="Export of `canvas` to begin with.")
 
 
 def stage_options(command: F) -> F:
@@ -106,12 +104,13 @@ def begin(
 @stage_options
 @click.option("--shards", type=PathType, required=True, help="Folder made by `world --latents 3`.")
 @click.option("--steps", type=click.IntRange(1), default=900, show_default=True)
-def canvas(shards: Path, **given: Any) -> None:
-    """Teach the canvas of a transformer the mean picture of each text; ends in OUT/export."""
+@canvas_option
+def canvas(shards: Path, canvas: Path | None, **given: Any) -> None:
+    """Teach the canvas of a transformer the mean first block of each text; ends in OUT/export."""
     shop, work = begin(**given)
     from streamer.distill.stages import train_canvas
 
-    train_canvas(shop, work, shards)
+    train_canvas(shop, work, shards, canvas)
 
 
 @click.command(cls=RankCommand)

@@ -95,8 +95,11 @@ def run_stage(stage: Stage | CycleStage, work: Work, defaults: Mapping[str, Any]
         raise KeyboardInterrupt
 
 
-def train_canvas(shop: Workshop, work: Work, shards: Path) -> None:
-    """The mean first picture of each text; ends in OUT/export.  shards: clips of one block."""
+def train_canvas(shop: Workshop, work: Work, shards: Path, canvas: Path | None = None) -> None:
+    """The mean first block of each text; ends in OUT/export.
+
+    shards: clips of one block.  canvas: an earlier export to go on from; None: new weights.
+    """
     settings = read_settings(CanvasStageConfig, work.settings or {}, "settings")
     nothing = shop.embed([""])[0]
     stage = CanvasStage(
@@ -107,6 +110,7 @@ def train_canvas(shop: Workshop, work: Work, shards: Path) -> None:
         settings,
         shop.device,
         work.seed,
+        canvas,
     )
     run_stage(stage, work, {"ema_decay": 0.98, "schedule": "cosine"})
 

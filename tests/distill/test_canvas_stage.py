@@ -42,10 +42,10 @@ def beginnings(count: int = 256) -> LatentClips:
     return LatentClips(latents.half(), text.half(), zeros, zeros == 0)
 
 
-def new_stage() -> CanvasStage:
+def new_stage(start: Path | None = None) -> CanvasStage:
     clips = beginnings()
     config = CanvasStageConfig(beginnings=64, caption_dropout=0.2, lr=0.01)
-    return CanvasStage(SIZES, clips, clips, torch.zeros(3, 6), config)
+    return CanvasStage(SIZES, clips, clips, torch.zeros(3, 6), config, start=start)
 
 
 def test_it_learns_the_mean_block_of_each_text_and_of_none(tmp_path: Path):
@@ -107,6 +107,17 @@ def test_a_figure_hides_what_is_behind_it():
     torch.testing.assert_close(made, wanted, atol=0.05, rtol=0)
     behind = [(pictures[3, 2] - pictures[1, 2]).abs().mean() for pictures in (made, transparent)]
     assert behind[1] > 0.5 > 10 * behind[0]
+
+
+def test_it_goes_on_from_an_earlier_export(tmp_path: Path):
+    sheet = tmp_path / "none.png"
+    stage = new_stage()
+    Trainer(stage, TrainerConfig(out=tmp_path, max_steps=60, warmup_steps=5)).train()
+    anew, resumed = (new_stage(start).sample_sheet(sheet) for start in (None, tmp_path / "export"))
+    assert resumed["held_out_loss"] == pytest.approx(
+        stage.sample_sheet(sheet)["held_out_loss"], rel=0.01
+    )
+    assert resumed["held_out_loss"] < 0.5 * anew["held_out_loss"]
 
 
 def test_a_network_that_predicts_clean_latents_begins_with_its_canvas():
