@@ -147,7 +147,8 @@ class StudentStage:
         self._previewer = Previewer(layout, steps, vae, texts, shape, self.device)
         self._guide: CausalWanTransformer | None = None
         block_shape = (layout.block, *self._clips.frame_shape)
-        self._drifted = DriftBank(_BANK_BLOCKS, block_shape).to(self.device)
+        num_drifted = _BANK_BLOCKS if self.config.drifted_share else 0
+        self._drifted = DriftBank(num_drifted, block_shape).to(self.device)
         clip_shape = (self._clips.latents.shape[1], *self._clips.frame_shape)
         num_ageing = _AGEING_BATCHES * self.config.clips if self.config.resampled_share else 0
         self._ageing = AgeingClips(num_ageing, clip_shape).to(self.device)
